@@ -1,0 +1,4 @@
+//! The rule language.
+pub mod facts;
+pub mod plan;
+pub mod upcall;

@@ -1,0 +1,243 @@
+//! What a verdict allows to be done, as plain data with private fields.
+//!
+//! Only [`crate::decide`] makes a [`Plan`]; the broker's `launch` takes nothing else. So nothing is ever started
+//! that no rule asked for.
+
+use std::time::Duration;
+
+use crate::facts::Reason;
+
+/// Everything that is to be done about one upcall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Plan {
+    pub(crate) run: Option<Run>,
+    pub(crate) run_refused: Option<Refusal>,
+    pub(crate) store: Option<Store>,
+    pub(crate) pass: bool,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) limit: Option<Limit>,
+}
+
+/// One helper, inside the container or on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    pub(crate) place: Place,
+    pub(crate) program: Program,
+    pub(crate) argv: Vec<Vec<u8>>,
+    pub(crate) user: User,
+    pub(crate) timeout: Duration,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) memory: Option<u64>,
+    pub(crate) address_space: Option<u64>,
+}
+
+/// Where a helper runs: `run.in`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In all the container's namespaces, as its init's ids.
+    Container,
+    /// Where the kernel would have started it.
+    Host,
+}
+
+/// What `argv[0]` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// `command`: a path in the place where it runs.
+    Path,
+    /// `host_program`: a static ELF of the host, executed by descriptor.
+    HostElf,
+}
+
+/// `run.user`: as whom a helper runs inside a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// The ids of the container's init.
+    Init,
+    /// Uid and gid 0 of the container.
+    Root,
+    /// The ids of the process that caused the upcall.
+    Origin,
+}
+
+/// `run.cgroup`: whose cgroup pays for the helper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroup {
+    /// A child of the container's.
+    Container,
+    /// A child of upcalld's own.
+    Broker,
+}
+
+/// A copy of the core kept on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Store {
+    pub(crate) max_size: u64,
+    pub(crate) ignore_limit: bool,
+}
+
+/// What happens when `run` cannot be done or fails before the helper got anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Keep the core on the host.
+    Store,
+    /// Give it to what stood before us.
+    Pass,
+    /// Nothing; the record says so.
+    Drop,
+}
+
+/// `limit`: how much of this one rule one container may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// At most this many upcalls in this time.
+    pub rate: Option<Rate>,
+    /// At most this many at once.
+    pub concurrent: Option<u32>,
+}
+
+/// `limit.rate`, as in `"10/min"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// In how long.
+    pub per: Duration,
+}
+
+/// Why a rule's `run` may not be done, although the rule matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The record's reason word.
+    pub reason: Reason,
+    /// One line for people: what is missing and what to write to allow it.
+    pub message: String,
+}
+
+impl Plan {
+    /// The helper to run, if the rule has one and it may run.
+    pub fn run(&self) -> Option<&Run> {
+        self.run.as_ref()
+    }
+
+    /// Why the rule's helper may not run; then [`Plan::run`] is `None` and what `on_failure` says is in the plan.
+    pub fn run_refused(&self) -> Option<&Refusal> {
+        self.run_refused.as_ref()
+    }
+
+    /// The copy to keep on the host.
+    pub fn store(&self) -> Option<Store> {
+        self.store
+    }
+
+    /// Whether the upcall goes to what stood before us.
+    pub fn pass(&self) -> bool {
+        self.pass
+    }
+
+    /// What the rule says should happen when its helper fails.
+    pub fn on_failure(&self) -> OnFailure {
+        self.on_failure
+    }
+
+    /// The rule's limit.
+    pub fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
+    /// The plan that takes over when [`Plan::run`] failed before its helper got a byte: what `on_failure` says,
+    /// unless a copy is kept anyway.
+    pub fn after_failed_run(&self) -> Self {
+        let stored = self.store.is_some();
+        Self {
+            run: None,
+            run_refused: None,
+            store: if stored || self.on_failure != OnFailure::Store {
+                self.store
+            } else {
+                Some(Store::on_failure())
+            },
+            pass: self.on_failure == OnFailure::Pass,
+            on_failure: OnFailure::Drop,
+            limit: self.limit,
+        }
+    }
+
+    /// The plan for an upcall whose `pass` has nobody to go to: a previous file pattern becomes a copy on the host.
+    pub fn pass_as_store(&self) -> Self {
+        Self {
+            pass: false,
+            store: Some(self.store.unwrap_or(Store {
+                ignore_limit: false,
+                ..Store::on_failure()
+            })),
+            ..self.clone()
+        }
+    }
+}
+
+impl Run {
+    /// Inside the container or on the host.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// What the first word of [`Run::argv`] names.
+    pub fn program(&self) -> Program {
+        self.program
+    }
+
+    /// The words, placeholders already filled in; never empty, the first is an absolute path, no word holds a NUL.
+    pub fn argv(&self) -> &[Vec<u8>] {
+        &self.argv
+    }
+
+    /// As whom.
+    pub fn user(&self) -> User {
+        self.user
+    }
+
+    /// For a core: how long without progress.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whose cgroup pays.
+    pub fn cgroup(&self) -> Cgroup {
+        self.cgroup
+    }
+
+    /// `memory.max` in bytes; only with [`Cgroup::Broker`].
+    pub fn memory(&self) -> Option<u64> {
+        self.memory
+    }
+
+    /// `RLIMIT_AS` in bytes.
+    pub fn address_space(&self) -> Option<u64> {
+        self.address_space
+    }
+}
+
+impl Store {
+    /// Default of `store.max_size`.
+    pub const DEFAULT_MAX_SIZE: u64 = 32 << 30;
+
+    /// What is kept when a helper failed and the rule says nothing about a copy.
+    pub(crate) fn on_failure() -> Self {
+        Self {
+            max_size: Self::DEFAULT_MAX_SIZE,
+            ignore_limit: true,
+        }
+    }
+
+    /// Bytes kept at most; what comes after is read and thrown away.
+    pub fn max_size(self) -> u64 {
+        self.max_size
+    }
+
+    /// Whether the copy is kept although the process's own core limit forbids it.
+    pub fn ignore_limit(self) -> bool {
+        self.ignore_limit
+    }
+}

@@ -1,0 +1,2 @@
+//! upcall-enter
+fn main() {}

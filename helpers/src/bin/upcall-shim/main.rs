@@ -1,0 +1,2 @@
+//! upcall-shim
+fn main() {}

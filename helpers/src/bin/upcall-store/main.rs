@@ -1,0 +1,2 @@
+//! upcall-store
+fn main() {}
