@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::field::Field;
+use crate::text::{Escaped, escape};
+
 /// Facts that rules can look at.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
@@ -73,6 +76,11 @@ impl UserNamespace {
             Self::Other => "other",
         }
     }
+
+    /// The value with this word, if there is one.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|whose| whose.as_str() == word)
+    }
 }
 
 /// Which program made the container, as rules name it.
@@ -124,6 +132,28 @@ impl Runtime {
     }
 }
 
+impl Runtime {
+    /// The runtime with this word, if there is one.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|runtime| runtime.as_str() == word)
+    }
+
+    /// Whether the runtime keeps the labels that this field looks at nowhere on disk, so that they are always unknown.
+    pub(crate) fn keeps_no(self, field: Field) -> bool {
+        if field == Field::PodLabel {
+            // containerd copies none of a pod's labels into the bundle, and what is podman's is said below.
+            matches!(self, Self::Containerd | Self::Docker | Self::Podman)
+        } else if field == Field::ContainerLabel {
+            // podman has labels only in its database, which is no format for others to read.
+            matches!(self, Self::Podman | Self::Lxc | Self::Nspawn | Self::Admin)
+        } else {
+            false
+        }
+    }
+}
+
 impl fmt::Display for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -152,6 +182,21 @@ pub struct ContainerFacts {
     pub confinement: Confinement,
     /// Whether uid 0 and gid 0 exist in its user namespace.
     pub root_is_mapped: bool,
+}
+
+impl ContainerFacts {
+    /// What people call it, escaped: name and the first 12 characters of the id, `web 3f9c1e0a77d2`; one of them
+    /// where they are the same or there is no name.
+    pub fn title(&self) -> String {
+        let short = self.id.get(..12).unwrap_or(&self.id);
+        match &self.name {
+            Some(name) if *name != self.id => {
+                format!("{} {}", Escaped(name), Escaped(short))
+            }
+            Some(name) => escape(name),
+            None => escape(short),
+        }
+    }
 }
 
 /// The pod of a container.
@@ -216,6 +261,78 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All reasons, in documentation order.
+    pub const ALL: [Self; 27] = [
+        Self::Rule,
+        Self::Forged,
+        Self::NotDumpable,
+        Self::UidNotMapped,
+        Self::FromOutside,
+        Self::Unregistered,
+        Self::UntrustedContainer,
+        Self::IdentityLost,
+        Self::Ambiguous,
+        Self::ContainerGone,
+        Self::ContainerFrozen,
+        Self::HelperMissing,
+        Self::HelperNotExecutable,
+        Self::HelperExit,
+        Self::HelperSignal,
+        Self::HelperTimeout,
+        Self::JoinFailed,
+        Self::RateLimit,
+        Self::Concurrency,
+        Self::Quota,
+        Self::DiskFloor,
+        Self::TooLarge,
+        Self::CoreLimit,
+        Self::DaemonDown,
+        Self::Late,
+        Self::HookForeign,
+        Self::PipeLimit,
+    ];
+
+    /// What the word means, as a clause.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Rule => "a rule refuses it",
+            Self::Forged => "the request does not come from the kernel",
+            Self::NotDumpable => {
+                "the process changed its credentials (dumpable is not 1), so its core is root's alone"
+            }
+            Self::UidNotMapped => "an id is not mapped in the container's user namespace",
+            Self::FromOutside => {
+                "the process came into the container from outside, so it may hold what the container may not have"
+            }
+            Self::Unregistered => "the process lives in no registered container",
+            Self::UntrustedContainer => {
+                "the container is too close to the host for what its rule allows"
+            }
+            Self::IdentityLost => "the process was gone before it could be proven which one it was",
+            Self::Ambiguous => "more than one process may have caused it",
+            Self::ContainerGone => "the container ended before its helper was in it",
+            Self::ContainerFrozen => "the container is frozen, its helper would never run",
+            Self::HelperMissing => "the helper is not there",
+            Self::HelperNotExecutable => "the helper is there and cannot be executed",
+            Self::HelperExit => "the helper ended with an exit code other than 0",
+            Self::HelperSignal => "the helper was killed by a signal",
+            Self::HelperTimeout => "the helper made no progress within `run.timeout`",
+            Self::JoinFailed => "a step on the way into the container failed",
+            Self::RateLimit => "there were more than `limit.rate` allows",
+            Self::Concurrency => "more were running than `limit.concurrent` or `limits` allows",
+            Self::Quota => "the container's share of the space for cores is used up",
+            Self::DiskFloor => "less space is free than `store.keep_free` wants",
+            Self::TooLarge => "the core is larger than `store.max_size`",
+            Self::CoreLimit => {
+                "the process's own core limit forbids a core, and `store.ignore_limit` is false"
+            }
+            Self::DaemonDown => "upcalld did not run",
+            Self::Late => "the answer did not come before the deadline",
+            Self::HookForeign => "the kernel's hook belonged to somebody else",
+            Self::PipeLimit => "the kernel had reached `kernel.core_pipe_limit` and skipped it",
+        }
+    }
+
     /// The word used in records and messages.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -253,5 +370,52 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(id: &[u8], name: Option<&[u8]>) -> ContainerFacts {
+        ContainerFacts {
+            runtime: Runtime::Runc,
+            id: id.to_vec(),
+            name: name.map(<[u8]>::to_vec),
+            image: None,
+            labels: None,
+            owner: 0,
+            pod: None,
+            confinement: Confinement::UserNamespace,
+            root_is_mapped: true,
+        }
+    }
+
+    #[test]
+    fn a_container_is_called_by_name_and_short_id() {
+        let long = b"3f9c1e0a77d2ffffffffffffffff";
+        assert_eq!(container(long, Some(b"web")).title(), "web 3f9c1e0a77d2");
+        assert_eq!(container(long, None).title(), "3f9c1e0a77d2");
+        assert_eq!(container(b"box-3", Some(b"box-3")).title(), "box-3");
+        assert_eq!(container(b"x", Some(b"\x1b[2J")).title(), "\\x1b[2J x");
+    }
+
+    #[test]
+    fn the_list_of_reasons_is_complete_and_its_words_differ() {
+        assert_eq!(Reason::ALL.len(), Reason::PipeLimit as usize + 1);
+        let mut words: Vec<_> = Reason::ALL.map(Reason::as_str).to_vec();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn words_lead_back_to_their_values() {
+        for runtime in Runtime::ALL {
+            assert_eq!(Runtime::from_word(runtime.as_str()), Some(runtime));
+        }
+        for whose in UserNamespace::ALL {
+            assert_eq!(UserNamespace::from_word(whose.as_str()), Some(whose));
+        }
     }
 }

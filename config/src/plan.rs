@@ -158,7 +158,8 @@ impl Plan {
             } else {
                 Some(Store::on_failure())
             },
-            pass: self.on_failure == OnFailure::Pass,
+            // `pass` stands alone: what a copy is kept of is not given away as well.
+            pass: self.on_failure == OnFailure::Pass && !stored,
             on_failure: OnFailure::Drop,
             limit: self.limit,
         }

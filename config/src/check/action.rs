@@ -1,0 +1,261 @@
+//! What a rule does, apart from the details of `run`.
+
+use std::ops::Range;
+
+use super::table::{Item, Table};
+use super::{Report, run, value};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::keys;
+use crate::plan::{Limit, OnFailure, Rate, Store};
+use crate::rule::{Action, Actions};
+use crate::upcall::Kind;
+
+/// The actions that may stand together, and what each would do.
+const TOGETHER: [(&str, &str); 2] = [
+    ("run", "would run a helper"),
+    ("store", "would keep a copy of the core"),
+];
+/// The actions that stand alone.
+const ALONE: [(&str, &str, &str); 2] = [
+    (
+        "deny",
+        "a rule that denies can do nothing else",
+        "refuses the upcall",
+    ),
+    (
+        "pass",
+        "a rule that passes can do nothing else",
+        "gives it to what stood before us",
+    ),
+];
+/// Actions of later versions: a rule with one of them is not called empty as well.
+const LATER: [&str; 3] = ["deliver", "file", "answer"];
+/// Keys of `deny` that are answers to a key request.
+const DENY_OF_KEYS: [&str; 2] = ["errno", "ttl"];
+
+/// The rule's action, and the place of its program if it has a helper; `None` if something is wrong with it.
+pub(super) fn action(
+    report: &mut Report,
+    table: &Table<'_>,
+    header: Range<usize>,
+    kind: Kind,
+) -> Option<(Action, Option<Range<usize>>)> {
+    conflicts(report, table);
+    let before = report.errors();
+    let run = table.item("run").map(|item| run::run(report, &item, kind));
+    let store = table.item("store").map(|item| store(report, &item));
+    let deny = table.item("deny").map(|item| deny(report, &item));
+    let pass = table
+        .item("pass")
+        .map(|item| item.rule_table(report).is_some());
+    let on_failure = on_failure(report, table);
+    if run.is_none() && store.is_none() && deny.is_none() && pass.is_none() {
+        if !LATER.iter().any(|word| table.item(word).is_some()) {
+            report.mistake_with_help(
+                Code::NoAction,
+                header,
+                "this rule does nothing",
+                "add `run`, `store`, `pass` or `deny`",
+            );
+        }
+        return None;
+    }
+    if report.errors() != before {
+        return None;
+    }
+    if let Some(reason) = deny {
+        return Some((
+            Action::Deny {
+                reason: reason?.into(),
+            },
+            None,
+        ));
+    }
+    if pass.is_some() {
+        return Some((Action::Pass, None));
+    }
+    let (run, program) = match run {
+        Some(run) => run.map(|(run, program)| (Some(run), Some(program)))?,
+        None => (None, None),
+    };
+    let actions = Actions {
+        run,
+        store: store.flatten(),
+        on_failure: on_failure.unwrap_or(OnFailure::Store),
+    };
+    Some((Action::Do(actions), program))
+}
+
+fn conflicts(report: &mut Report, table: &Table<'_>) {
+    let together = TOGETHER.map(|(word, does)| (table.item(word), does));
+    let alone = ALONE.map(|(word, _, does)| (table.item(word), does));
+    let present = |list: &[(Option<Item<'_>>, &'static str)]| -> Vec<(Range<usize>, &'static str)> {
+        list.iter()
+            .filter_map(|(item, does)| Some((item.as_ref()?.key.clone(), *does)))
+            .collect()
+    };
+    let (alone, together) = (present(&alone), present(&together));
+    let Some(((first, does), others)) = alone.split_first() else {
+        return;
+    };
+    if others.is_empty() && together.is_empty() {
+        return;
+    }
+    let message = ALONE
+        .iter()
+        .find(|(_, _, d)| d == does)
+        .map_or("these actions exclude each other", |(_, message, _)| {
+            message
+        });
+    let label = report.label(first.clone(), *does);
+    let mut diagnostic = Diagnostic::at(Code::ConflictingActions, message, label);
+    for (span, does) in others.iter().chain(&together) {
+        diagnostic = diagnostic.with(report.label(span.clone(), *does));
+    }
+    report.push(diagnostic);
+}
+
+fn store(report: &mut Report, item: &Item<'_>) -> Option<Store> {
+    let table = item.rule_table(report)?;
+    let max_size = table.item("max_size").map(|item| size(report, &item));
+    let ignore_limit = table.item("ignore_limit").map(|item| item.flag(report));
+    Some(Store {
+        max_size: max_size.unwrap_or(Some(Store::DEFAULT_MAX_SIZE))?,
+        ignore_limit: ignore_limit.unwrap_or(Some(false))?,
+    })
+}
+
+fn deny(report: &mut Report, item: &Item<'_>) -> Option<String> {
+    let entries = item.table(report)?;
+    let table = Table::open(report, "deny", entries, keys::RULE_KEYS, &DENY_OF_KEYS);
+    for word in DENY_OF_KEYS {
+        if let Some(item) = table.item(word) {
+            let message = format!("`{}` goes with `upcall = \"key\"` only", item.name);
+            report.mistake(
+                Code::WrongKind,
+                item.key,
+                message,
+                "a core has no such answer",
+            );
+        }
+    }
+    let Some(reason) = table.item("reason") else {
+        report.mistake_with_help(
+            Code::MissingKey,
+            item.key.clone(),
+            "`deny` does not say why",
+            "add `reason = \"...\"`; it is shown to whoever asks what became of the upcall",
+        );
+        return None;
+    };
+    reason.text(report).map(str::to_owned)
+}
+
+fn on_failure(report: &mut Report, table: &Table<'_>) -> Option<OnFailure> {
+    let item = table.item("on_failure")?;
+    let find = |word: &str| match word {
+        "store" => Some(OnFailure::Store),
+        "pass" => Some(OnFailure::Pass),
+        "drop" => Some(OnFailure::Drop),
+        _ => None,
+    };
+    let known = ["store", "pass", "drop"];
+    let on_failure = item.word(report, "what can be done instead", &known, find)?;
+    if table.item("run").is_none() {
+        report.mistake(
+            Code::MissingKey,
+            item.key.clone(),
+            "`on_failure` says what happens when `run` fails, and there is no `run`",
+            "remove it",
+        );
+    }
+    if let Some(store) = table
+        .item("store")
+        .filter(|_| on_failure == OnFailure::Pass)
+    {
+        let label = report.label(item.key.clone(), "would give it away as well");
+        let message = "a core of which a copy is kept cannot be passed on as well";
+        let kept = report.label(store.key, "keeps a copy, also when the helper fails");
+        report.push(Diagnostic::at(Code::ConflictingActions, message, label).with(kept));
+    }
+    Some(on_failure)
+}
+
+/// `limit`.
+pub(super) fn limit(report: &mut Report, item: &Item<'_>) -> Option<Limit> {
+    let table = item.rule_table(report)?;
+    let rate = table.item("rate").map(|item| rate(report, &item));
+    let concurrent = table
+        .item("concurrent")
+        .map(|item| item.count(report, 1, 1024));
+    if rate.is_none() && concurrent.is_none() {
+        report.mistake_with_help(
+            Code::MissingKey,
+            item.key.clone(),
+            "`limit` limits nothing",
+            "add `rate = \"10/min\"`, `concurrent = 2` or both",
+        );
+    }
+    Some(Limit {
+        rate: rate.flatten(),
+        concurrent: concurrent.flatten().and_then(|n| u32::try_from(n).ok()),
+    })
+}
+
+fn rate(report: &mut Report, item: &Item<'_>) -> Option<Rate> {
+    let text = item.text(report)?;
+    match value::rate(text) {
+        Ok(rate) => Some(rate),
+        Err(help) => {
+            let message = format!("`{text}` is not a rate");
+            report.mistake(Code::BadRate, item.value.span(), message, help);
+            None
+        }
+    }
+}
+
+/// A size with the least that its key allows.
+pub(super) fn size(report: &mut Report, item: &Item<'_>) -> Option<u64> {
+    size_in(report, item, keys::RULE_KEYS)
+}
+
+/// As [`size`], for a key of another table of keys.
+pub(super) fn size_in(
+    report: &mut Report,
+    item: &Item<'_>,
+    known: &'static [keys::Key],
+) -> Option<u64> {
+    let bytes = if let Some(text) = item.value.get_ref().as_str() {
+        match value::size(text) {
+            Ok(bytes) => bytes,
+            Err(help) => {
+                let message = format!("`{text}` is not a size");
+                report.mistake(Code::BadSize, item.value.span(), message, help);
+                return None;
+            }
+        }
+    } else {
+        let number = item.integer_of(report, item.value)?;
+        let Ok(bytes) = u64::try_from(number) else {
+            let message = format!("`{}` is a number of bytes", item.name);
+            report.mistake(Code::BadSize, item.value.span(), message, "not less than 0");
+            return None;
+        };
+        bytes
+    };
+    let least = match keys::find(known, &item.name).map(|key| key.value) {
+        Some(keys::Value::Size(least)) => least,
+        _ => 0,
+    };
+    if bytes < least {
+        let message = format!("`{}` is at least {least} bytes", item.name);
+        report.mistake(
+            Code::BadRange,
+            item.value.span(),
+            message,
+            "too small to be of use",
+        );
+        return None;
+    }
+    Some(bytes)
+}

@@ -1,0 +1,105 @@
+//! `upcalld.toml`.
+
+use std::path::PathBuf;
+
+use toml::de::DeTable;
+
+use super::table::{Item, Table, Value};
+use super::{Report, action};
+use crate::diagnostic::Code;
+use crate::keys::{self, SETTING_KEYS};
+use crate::settings::Settings;
+
+/// Most directories in one list.
+const MAX_PATHS: usize = 16;
+
+/// Checks the settings; where one is wrong, it keeps its default.
+pub(crate) fn settings(report: &mut Report, document: &DeTable<'_>) -> Settings {
+    let mut settings = Settings::default();
+    let top = Table::open(report, "", document, SETTING_KEYS, &["rule"]);
+    if let Some(item) = top.item("rule") {
+        report.mistake_with_help(
+            Code::UnknownKey,
+            item.key,
+            "rules are not read from upcalld.toml",
+            "move them to a file in rules.d beside it",
+        );
+    }
+    for (word, item) in top.items() {
+        if word == "rule" || keys::find(SETTING_KEYS, word).is_none() {
+            continue;
+        }
+        let Some(entries) = item.table(report) else {
+            continue;
+        };
+        let table = Table::open(report, word, entries, SETTING_KEYS, &[]);
+        for (word, item) in table.items() {
+            set(report, &mut settings, &table.full(word), &item);
+        }
+    }
+    settings
+}
+
+fn set(report: &mut Report, settings: &mut Settings, path: &str, item: &Item<'_>) {
+    match path {
+        "store.keep_free" => {
+            let size = action::size_in(report, item, SETTING_KEYS);
+            settings.store.keep_free = size.unwrap_or(settings.store.keep_free);
+        }
+        "limits.concurrent" => count(report, item, &mut settings.limits.concurrent),
+        "limits.per_container" => count(report, item, &mut settings.limits.per_container),
+        "hooks.retake" => {
+            settings.hooks.retake = item.flag(report).unwrap_or(settings.hooks.retake);
+        }
+        "runtimes.runc" => paths(report, item, &mut settings.runtimes.runc),
+        "runtimes.crun" => paths(report, item, &mut settings.runtimes.crun),
+        "runtimes.podman_graphroot" => {
+            one_path(report, item, &mut settings.runtimes.podman_graphroot);
+        }
+        "runtimes.podman_runroot" => {
+            one_path(report, item, &mut settings.runtimes.podman_runroot);
+        }
+        "records.keep" => count(report, item, &mut settings.records.keep),
+        // Reported as unknown when the table was opened.
+        _ => {}
+    }
+}
+
+fn count<T: TryFrom<u64>>(report: &mut Report, item: &Item<'_>, setting: &mut T) {
+    let Some(keys::Value::Count(least, most)) =
+        keys::find(SETTING_KEYS, &item.name).map(|key| key.value)
+    else {
+        return;
+    };
+    if let Some(number) = item
+        .count(report, least, most)
+        .and_then(|n| T::try_from(n).ok())
+    {
+        *setting = number;
+    }
+}
+
+fn one_path(report: &mut Report, item: &Item<'_>, setting: &mut PathBuf) {
+    if let Some(path) = path(report, item, item.value) {
+        *setting = path;
+    }
+}
+
+fn paths(report: &mut Report, item: &Item<'_>, setting: &mut Vec<PathBuf>) {
+    // An empty list is meant: this runtime is not looked for.
+    if let Some(list) = item.list(report, 0, MAX_PATHS, |report, value| {
+        path(report, item, value)
+    }) {
+        *setting = list;
+    }
+}
+
+fn path(report: &mut Report, item: &Item<'_>, value: &Value<'_>) -> Option<PathBuf> {
+    let text = item.text_of(report, value)?;
+    if !text.starts_with('/') {
+        let message = format!("`{text}` is not an absolute path");
+        report.mistake(Code::RelativePath, value.span(), message, "begin with `/`");
+        return None;
+    }
+    Some(text.into())
+}

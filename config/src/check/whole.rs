@@ -1,0 +1,153 @@
+//! What can only be said about all rules together. Warnings, all of them: the policy does what it says.
+
+use std::collections::HashMap;
+
+use super::listed;
+use crate::diagnostic::{Code, Diagnostic};
+use crate::explain;
+use crate::facts::Runtime;
+use crate::field::Field;
+use crate::rule::{Condition, Rule, Test};
+
+/// Two rules with one name: messages would not say which is meant.
+pub(super) fn duplicate_names(rules: &[Rule]) -> Vec<Diagnostic> {
+    let mut first: HashMap<&str, &Rule> = HashMap::new();
+    let mut diagnostics = Vec::new();
+    for rule in rules {
+        let Some(name) = rule.source.name.as_deref() else {
+            continue;
+        };
+        if let Some(other) = first.get(name) {
+            let message = format!("a second rule is named `{name}`");
+            diagnostics.push(
+                Diagnostic::at(Code::DuplicateName, message, rule.place.saying("this one"))
+                    .with(other.place.saying("the first"))
+                    .help("give each rule a name of its own"),
+            );
+        } else {
+            first.insert(name, rule);
+        }
+    }
+    diagnostics
+}
+
+/// Rules that can never be the first to match.
+pub(super) fn unreachable(rules: &[Rule]) -> Vec<Diagnostic> {
+    let mut diagnostics = Vec::new();
+    for (position, later) in rules.iter().enumerate() {
+        let earlier = rules
+            .iter()
+            .take(position)
+            .find(|earlier| takes_all_of(earlier, later));
+        if let Some(earlier) = earlier {
+            let here = later.place.saying("... this could match");
+            let there = "first match wins: this takes every upcall that ...";
+            diagnostics.push(
+                Diagnostic::at(Code::UnreachableRule, "this rule is never reached", here)
+                    .with(earlier.place.saying(there)),
+            );
+        }
+    }
+    diagnostics
+}
+
+/// Whether the earlier rule provably takes every upcall that the later one could match.
+///
+/// Every condition of the earlier one must follow from one of the later's. For two rules that grant that is enough,
+/// if they see the same containers: what the later one matches is known, so it is known to the earlier one. A rule
+/// that denies also matches what is unknown; so an earlier one that grants takes all of it only if it asks nothing,
+/// while an earlier one that denies takes what is unknown just the same.
+fn takes_all_of(earlier: &Rule, later: &Rule) -> bool {
+    if earlier.kind != later.kind {
+        return false;
+    }
+    if later.denies() && !earlier.denies() && !earlier.conditions.is_empty() {
+        return false;
+    }
+    let sees_less =
+        !earlier.denies() && !earlier.names_owner && (later.names_owner || later.denies());
+    earlier.conditions.iter().all(|wanted| {
+        let of_container =
+            wanted.field.is_of_container() || wanted.field == Field::ProcessUserNamespace;
+        !(of_container && sees_less) && later.conditions.iter().any(|given| follows(given, wanted))
+    })
+}
+
+/// Whether `wanted` holds wherever `given` does.
+fn follows(given: &Condition, wanted: &Condition) -> bool {
+    match (wanted.field, &wanted.test) {
+        (Field::Container, _) => given.field.is_of_container(),
+        (Field::Pod, _) => given.field.table() == "pod",
+        _ => {
+            given.field == wanted.field
+                && given.label == wanted.label
+                && is_within(&given.test, &wanted.test)
+        }
+    }
+}
+
+fn is_within(inner: &Test, outer: &Test) -> bool {
+    fn all_in<T: PartialEq>(inner: &[T], outer: &[T]) -> bool {
+        inner.iter().all(|value| outer.contains(value))
+    }
+    match (inner, outer) {
+        (Test::Present, Test::Present) => true,
+        (Test::Numbers(inner), Test::Numbers(outer)) => inner.iter().all(|i| {
+            outer
+                .iter()
+                .any(|o| o.contains(i.start()) && o.contains(i.end()))
+        }),
+        (Test::Text(inner), Test::Text(outer)) => {
+            inner.iter().all(|i| outer.iter().any(|o| i.is_within(o)))
+        }
+        (Test::Runtimes(inner), Test::Runtimes(outer)) => all_in(inner, outer),
+        (Test::UserNamespaces(inner), Test::UserNamespaces(outer)) => all_in(inner, outer),
+        (Test::Signals(inner), Test::Signals(outer)) => all_in(inner, outer),
+        (Test::Flags(inner), Test::Flags(outer)) => all_in(inner, outer),
+        _ => false,
+    }
+}
+
+/// Rules that look at labels which a runtime they name keeps nowhere on disk.
+pub(super) fn unknown_labels(rules: &[Rule]) -> Vec<Diagnostic> {
+    let looks_at = |rule: &Rule, field| rule.conditions.iter().any(|c| c.field == field);
+    let of = |rule| {
+        let fields = [Field::ContainerLabel, Field::PodLabel].into_iter();
+        fields
+            .filter(move |field| looks_at(rule, *field))
+            .filter_map(move |f| unknown_label(rule, f))
+    };
+    rules.iter().flat_map(of).collect()
+}
+
+fn unknown_label(rule: &Rule, field: Field) -> Option<Diagnostic> {
+    let runtimes = rule.conditions.iter().filter_map(|c| {
+        if let Test::Runtimes(list) = &c.test {
+            Some(list)
+        } else {
+            None
+        }
+    });
+    let without: Vec<Runtime> = named
+        .flatten()
+        .copied()
+        .filter(|runtime| runtime.keeps_no(field))
+        .collect();
+    let first = without.first()?;
+    let names: Vec<_> = without.iter().map(|runtime| runtime.as_str()).collect();
+    let effect = if rule.denies() {
+        "there this rule denies whatever they are"
+    } else {
+        "there this rule never matches"
+    };
+    let place = rule.place.saying(format!("`{}` is looked at", field.key()));
+    let message = format!(
+        "labels are unknown in containers of {}: {effect}",
+        listed(&names)
+    );
+    let diagnostic = Diagnostic::at(Code::LabelUnknown, message, place);
+    Some(match explain::hint(field, *first) {
+        Some(hint) => diagnostic.help(hint),
+        None => diagnostic,
+    })
+}

@@ -1,0 +1,93 @@
+//! `upcalld.toml`: what is not about single upcalls.
+
+use std::path::PathBuf;
+
+/// All settings, with their defaults where nothing is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// `[store]`: space for cores.
+    pub store: StoreSettings,
+    /// `[limits]`: how much at once.
+    pub limits: LimitSettings,
+    /// `[hooks]`: the kernel's hooks.
+    pub hooks: HookSettings,
+    /// `[runtimes]`: where runtimes keep their state.
+    pub runtimes: RuntimeSettings,
+    /// `[records]`: what is remembered.
+    pub records: RecordSettings,
+}
+
+/// `[store]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// `keep_free`: nothing is kept when less than this many bytes would stay free.
+    pub keep_free: u64,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// `concurrent`: upcalls handled at once, of all kinds and containers; 1 to 1024.
+    pub concurrent: u32,
+    /// `per_container`: of these for one container at most; 1 to 1024.
+    pub per_container: u32,
+}
+
+/// `[hooks]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HookSettings {
+    /// `retake`: take a hook back that somebody else has taken from us.
+    pub retake: bool,
+}
+
+/// `[runtimes]`; all paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeSettings {
+    /// `runc`: its state directories, `--root`.
+    pub runc: Vec<PathBuf>,
+    /// `crun`: its state directories, `--root`.
+    pub crun: Vec<PathBuf>,
+    /// `podman_graphroot`: root's container storage.
+    pub podman_graphroot: PathBuf,
+    /// `podman_runroot`: root's container state.
+    pub podman_runroot: PathBuf,
+}
+
+/// `[records]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordSettings {
+    /// `keep`: how many records at most; the oldest go first.
+    pub keep: u64,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self { keep_free: 2 << 30 }
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            concurrent: 64,
+            per_container: 8,
+        }
+    }
+}
+
+impl Default for RuntimeSettings {
+    fn default() -> Self {
+        Self {
+            runc: vec!["/run/runc".into()],
+            crun: vec!["/run/crun".into()],
+            podman_graphroot: "/var/lib/containers/storage".into(),
+            podman_runroot: "/run/containers/storage".into(),
+        }
+    }
+}
+
+impl Default for RecordSettings {
+    fn default() -> Self {
+        Self { keep: 100_000 }
+    }
+}
