@@ -1,7 +1,7 @@
 //! What a rule can look at: the one table behind matching, the trace, `explain` and the documentation.
 //!
-//! To add a match key: a variant here, its row in [`Field::key`] and [`Field::shape`], the fact behind it in
-//! [`crate::matcher`], and its documentation in [`crate::keys`].
+//! To add a match key: a variant here, its row in `Field::key` and `Field::shape`, the fact behind it in
+//! `crate::matcher`, and its documentation in `crate::keys`.
 
 use crate::upcall::Kind;
 

@@ -128,7 +128,7 @@ fn unknown_label(rule: &Rule, field: Field) -> Option<Diagnostic> {
             None
         }
     });
-    let without: Vec<Runtime> = named
+    let without: Vec<Runtime> = runtimes
         .flatten()
         .copied()
         .filter(|runtime| runtime.keeps_no(field))
