@@ -1,2 +1,35 @@
-//! upcall-enter
-fn main() {}
+//! upcall-enter: the one program of upcalld that starts others.
+//!
+//! `upcall-enter --launcher` takes [`Launch`](upcall_helpers::wire::Launch) records from the socket that is its
+//! standard input. For each it forks a *keeper*, which stays on the host, holds the kernel's pipe, and ends the helper
+//! in time; the keeper forks a *joiner*, which enters the container and forks the helper into its pid namespace.
+//! It decides nothing: what it may do comes in the record, and each step is checked before the next.
+//!
+//! It is static and single-threaded, and started before the daemon puts armour on that helpers would inherit.
+
+mod cgroup;
+mod failure;
+mod inside;
+mod join;
+mod keeper;
+mod label;
+mod launcher;
+mod plain;
+mod relay;
+mod reporter;
+mod seccomp;
+mod status;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_none_or(|word| word != "--launcher") || arguments.next().is_some() {
+        return ExitCode::from(2);
+    }
+    match launcher::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Standard error is the daemon's; one word is all that a launcher that cannot start can say.
+        Err(failure) => ExitCode::from(u8::try_from(failure.errno as i32).unwrap_or(1)),
+    }
+}

@@ -1,2 +1,100 @@
-//! upcall-store
-fn main() {}
+//! upcall-store: keeps a core on the host, and feeds a helper from what it has kept.
+//!
+//! Started by the launcher, which has taken the claim, with these descriptors: 0 the kernel's pipe, 3 the directory
+//! for cores, 4 the socket to the daemon, 5 the open record (append), 6 the helper's end of a pipe, if one is to be
+//! fed. Its words are the record's id, the launch's slot, the most bytes to keep, and the bytes to leave free.
+//!
+//! The kernel's pipe is emptied as fast as the disk takes it, whatever the helper does; the helper is fed from the
+//! file, at its own pace. Its keeper holds the kernel's pipe too, so the crashed process stays while the helper runs.
+
+mod feed;
+mod keep;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::sys::prctl::set_dumpable;
+use nix::time::{ClockId, clock_gettime};
+use upcall_helpers::wire::{Event, Report};
+use upcall_helpers::{seqpacket, sys};
+
+use crate::keep::{Job, Kept};
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(2), // started by hand
+    }
+}
+
+fn start(arguments: &[OsString]) -> Result<(), Errno> {
+    let [_, id, slot, max_size, keep_free] = arguments else {
+        return Err(Errno::EINVAL);
+    };
+    let number = |word: &OsString| -> Result<u64, Errno> {
+        word.to_str()
+            .and_then(|word| word.parse().ok())
+            .ok_or(Errno::EINVAL)
+    };
+    set_dumpable(false)?;
+    let mut teller = Teller {
+        socket: sys::inherited(4)?,
+        record: File::from(sys::inherited(5)?),
+        id: id.as_bytes().to_vec(),
+        slot: u8::try_from(number(slot)?).map_err(|_| Errno::EINVAL)?,
+    };
+    let job = Job {
+        pipe: sys::inherited(0)?,
+        directory: sys::inherited(3)?,
+        feed: sys::inherited(6).ok(),
+        name: format!("{}.core", id.to_str().ok_or(Errno::EINVAL)?),
+        max_size: number(max_size)?,
+        keep_free: number(keep_free)?,
+    };
+    keep::run(job, &mut |kept| teller.tell(kept));
+    Ok(())
+}
+
+/// Tells the daemon, and the open record first: it is what is read where the daemon is gone.
+struct Teller {
+    socket: OwnedFd,
+    record: File,
+    id: Vec<u8>,
+    slot: u8,
+}
+
+impl Teller {
+    fn tell(&mut self, kept: &Kept) {
+        let event = Event::Stored {
+            size: kept.size,
+            stored: kept.stored,
+            truncated: kept.truncated,
+            errno: kept.error.map_or(0, |errno| errno as u32),
+        };
+        let report = Report {
+            id: self.id.clone(),
+            slot: self.slot,
+            time: monotonic(),
+            event,
+        };
+        let Ok(bytes) = report.encode() else { return };
+        drop(self.record.write_all(&bytes));
+        let _ = seqpacket::send(self.socket.as_fd(), &bytes, &[]);
+    }
+}
+
+fn monotonic() -> u64 {
+    let Ok(time) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+        return 0;
+    };
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
+}

@@ -1,0 +1,124 @@
+//! The helper's own cgroup: made in the container's leaf, so that ending it ends everything the helper started.
+//!
+//! The directories come from the daemon as descriptors of its own cgroup2 mount; no path of a tenant's is looked up
+//! here, and no namespace or mount of the container's is seen (cgroups(7)).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::poll::{PollTimeout, poll};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use upcall_helpers::wire::Stage;
+
+use crate::failure::{At, Failure, require};
+
+/// A helper's cgroup; [`HelperCgroup::remove`] takes it away.
+#[derive(Debug)]
+pub(crate) struct HelperCgroup {
+    parent: OwnedFd,
+    name: String,
+    directory: OwnedFd,
+}
+
+/// The name of the cgroup of this record's helper.
+fn name(id: &[u8]) -> String {
+    format!("upcall-{}", String::from_utf8_lossy(id))
+}
+
+impl HelperCgroup {
+    /// Makes the cgroup below `parent` and, where the plan says so, limits its memory.
+    pub(crate) fn create(parent: OwnedFd, id: &[u8], memory: Option<u64>) -> Result<Self, Failure> {
+        require(!is_frozen(parent.as_fd()), Stage::Freezer, Errno::EBUSY)?;
+        let name = name(id);
+        mkdirat(&parent, name.as_str(), Mode::from_bits_truncate(0o755)).at(Stage::Cgroup)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let directory = openat(&parent, name.as_str(), flags, Mode::empty()).at(Stage::Cgroup)?;
+        let cgroup = Self {
+            parent,
+            name,
+            directory,
+        };
+        if let Some(bytes) = memory {
+            write(cgroup.fd(), "memory.max", &bytes.to_string()).at(Stage::Cgroup)?;
+        }
+        Ok(cgroup)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Ends every process in it.
+    pub(crate) fn kill(&self) {
+        let _ = write(self.fd(), "cgroup.kill", "1");
+    }
+
+    /// Ends every process in it and takes it away. Processes that were killed need a moment to leave; one that never
+    /// does (it sleeps uninterruptibly) leaves its empty-looking cgroup behind, which the daemon's next start removes.
+    pub(crate) fn remove(self) {
+        for pause in [0_u8, 1, 4, 20, 75, 200] {
+            let _ = poll(&mut [], PollTimeout::from(pause));
+            match unlinkat(&self.parent, self.name.as_str(), UnlinkatFlags::RemoveDir) {
+                Err(Errno::EBUSY) => self.kill(),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Ends what runs in the cgroup of this record's helper, on behalf of a keeper that cannot.
+pub(crate) fn kill(parent: BorrowedFd<'_>, id: &[u8]) {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    if let Ok(directory) = openat(parent, name(id).as_str(), flags, Mode::empty()) {
+        let _ = write(directory.as_fd(), "cgroup.kill", "1");
+    }
+}
+
+/// Puts this process into one v1 hierarchy's cgroup, or refuses one that is frozen: what runs in a frozen v1 cgroup
+/// cannot even be killed.
+pub(crate) fn join_v1(directory: BorrowedFd<'_>) -> Result<(), Failure> {
+    match read(directory, "freezer.state") {
+        Ok(state) => require(state.starts_with(b"THAWED"), Stage::Freezer, Errno::EBUSY)?,
+        Err(Errno::ENOENT) => {} // another controller's hierarchy
+        Err(errno) => {
+            return Err(Failure {
+                stage: Stage::Freezer,
+                errno,
+            });
+        }
+    }
+    write(directory, "cgroup.procs", "0").at(Stage::Cgroup)
+}
+
+/// Whether the cgroup is frozen (cgroup2, `cgroup.events`); the root has no such file and never is.
+fn is_frozen(directory: BorrowedFd<'_>) -> bool {
+    read(directory, "cgroup.events").is_ok_and(|text| {
+        text.split(|byte| *byte == b'\n')
+            .any(|line| line == b"frozen 1")
+    })
+}
+
+fn read(directory: BorrowedFd<'_>, file: &str) -> Result<Vec<u8>, Errno> {
+    let fd = openat(
+        directory,
+        file,
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut bytes = vec![0; 256];
+    let length = nix::unistd::read(&fd, &mut bytes)?;
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+fn write(directory: BorrowedFd<'_>, file: &str, text: &str) -> Result<(), Errno> {
+    let fd = openat(
+        directory,
+        file,
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    nix::unistd::write(&fd, text.as_bytes()).map(drop)
+}

@@ -1,0 +1,87 @@
+//! The core hook: `|…/core [--hooks=DIR] %P %I …` of kernel.core_pattern.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::time::{ClockId, clock_gettime};
+use upcall_helpers::sys;
+use upcall_helpers::wire::{CORE_PIDFD_WORD, Hook, Request, RequestFd, Verdict};
+
+use crate::hookfile::HookFile;
+use crate::{link, spool};
+
+/// Where `install` puts the hooks' files unless core_pattern says otherwise.
+const HOOKS: &[u8] = b"/etc/upcalld/hooks";
+
+/// Serves one core dump.
+pub(crate) fn run(mut words: Vec<Vec<u8>>) -> ExitCode {
+    let started = monotonic();
+    let option = words
+        .first()
+        .and_then(|word| word.strip_prefix(b"--hooks="))
+        .map(<[u8]>::to_vec);
+    if option.is_some() {
+        words.remove(0);
+    }
+    let directory = option.as_deref().unwrap_or(HOOKS);
+    let hook = HookFile::read(Path::new(std::ffi::OsStr::from_bytes(directory)), "core");
+    let (Ok(stdin), Ok(claim)) = (sys::inherited(0), one_token()) else {
+        return ExitCode::FAILURE; // not started by the kernel, or it is out of memory
+    };
+    let pidfd = kernels_pidfd(&words);
+    let mut fds = vec![RequestFd::Stdin, RequestFd::Claim];
+    let mut given = vec![stdin.as_fd(), claim.as_fd()];
+    if let Some(pidfd) = &pidfd {
+        fds.push(RequestFd::Pidfd);
+        given.push(pidfd.as_fd());
+    }
+    let request = Request {
+        hook: Hook::Core,
+        argv: words,
+        fds,
+        started,
+    };
+    match link::ask(&hook, &request, &given) {
+        // Refused: closing the pipe ends the dump.
+        Ok(Verdict::Deny { .. }) => ExitCode::FAILURE,
+        // Absent, late, or told so. Whoever has the token reads; if it is gone, a worker does.
+        Ok(Verdict::Fallback) | Err(_) if claimed(&claim) => {
+            spool::keep(&hook, &request.argv, &stdin)
+        }
+        // Somebody else holds the claim.
+        Ok(Verdict::Done | Verdict::Fallback) | Err(_) => ExitCode::SUCCESS,
+    }
+}
+
+/// An eventfd with one token, that one of its holders can take (eventfd(2)).
+fn one_token() -> Result<EventFd, Errno> {
+    EventFd::from_value_and_flags(1, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+}
+
+/// Takes the token, if nobody has.
+fn claimed(claim: &EventFd) -> bool {
+    claim.read() == Ok(1)
+}
+
+/// The pidfd that the kernel made, where it did: it says its number in the place of `%F`, and leaves the word empty
+/// where it does not know `%F` (fs/coredump.c, 6.16 and backports).
+fn kernels_pidfd(words: &[Vec<u8>]) -> Option<OwnedFd> {
+    match words.get(CORE_PIDFD_WORD).map(Vec::as_slice) {
+        Some(b"3") => sys::inherited(3).ok(),
+        _ => None,
+    }
+}
+
+fn monotonic() -> u64 {
+    let Ok(time) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+        return 0;
+    };
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
+}

@@ -1,0 +1,418 @@
+//! System calls that nix does not wrap, each as one safe function. The crate's only unsafe.
+
+#![expect(
+    unsafe_code,
+    reason = "the crate's system calls; every other module is without"
+)]
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU64;
+
+use nix::errno::Errno;
+
+/// `CLONE_CLEAR_SIGHAND` of clone3(2); libc's constant does not fit its own type.
+pub const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+/// `CLONE_INTO_CGROUP` of clone3(2), 5.7.
+pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// `CLONE_PARENT` of clone(2).
+pub const CLONE_PARENT: u64 = 0x8000;
+/// `CLONE_PIDFD` of clone(2), 5.2.
+const CLONE_PIDFD: u64 = 0x1000;
+
+/// Makes descriptors that recvmsg(2) just installed ours.
+pub(crate) fn own_received(raw: Vec<RawFd>) -> Vec<OwnedFd> {
+    raw.into_iter()
+        // SAFETY: from_raw_fd wants an open descriptor that nobody else owns; the kernel installed this one for the
+        // message we just took, and the caller passes each list once.
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+        .collect()
+}
+
+/// Takes a descriptor that this process was started with.
+///
+/// # Errors
+/// `EBADF` where it is not open.
+pub fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: fcntl(F_GETFD) reads one flag and takes no pointer.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: from_raw_fd wants an open descriptor without another owner: it is open, seen just now, and a program
+    // takes each of the numbers it was started with once, at the top of its main.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// What clone3(2) returns on its two sides.
+#[derive(Debug)]
+pub enum Fork {
+    /// This is the child.
+    Child,
+    /// This is the parent.
+    Parent {
+        /// The child's pid in the caller's pid namespace.
+        pid: u32,
+        /// The child. With [`CLONE_PARENT`] it is our parent's child, who has to reap it.
+        pidfd: OwnedFd,
+    },
+}
+
+/// clone3(2) without shared memory: fork(2) with flags. Only for single-threaded callers: the child goes on with a
+/// copy of everything, and a lock held by another thread would stay locked in it.
+///
+/// `flags` may hold [`CLONE_CLEAR_SIGHAND`], [`CLONE_PARENT`]; a `cgroup` (a cgroup2 directory, may be `O_PATH`) is
+/// where the child starts.
+///
+/// # Errors
+/// As clone3(2): `ENOMEM` where a pid namespace has lost its init, `EBUSY` or `EOPNOTSUPP` for a cgroup that takes no
+/// processes, `EAGAIN` at a limit.
+pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Fork, Errno> {
+    let mut pidfd: RawFd = -1;
+    // clone3(2): CLONE_PARENT inherits the caller's own exit signal and refuses another.
+    let exit_signal = if flags & CLONE_PARENT == 0 {
+        libc::SIGCHLD.unsigned_abs()
+    } else {
+        0
+    };
+    let args = libc::clone_args {
+        flags: flags
+            | CLONE_PIDFD
+            | if cgroup.is_some() {
+                CLONE_INTO_CGROUP
+            } else {
+                0
+            },
+        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: u64::from(exit_signal),
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
+    };
+    // SAFETY: clone3 reads `args` and writes one int through `args.pidfd`; both live on this stack, and without
+    // CLONE_VM the child works on copies of them.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    match u32::try_from(Errno::result(result)?) {
+        Ok(0) => Ok(Fork::Child),
+        Ok(pid) => {
+            // SAFETY: from_raw_fd wants an open descriptor without another owner; clone3 succeeded with CLONE_PIDFD,
+            // so it has just stored a new one here.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Fork::Parent { pid, pidfd })
+        }
+        Err(_) => Err(Errno::EOVERFLOW),
+    }
+}
+
+/// Ends this process at once, without running anything that its parent registered.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: _exit takes a number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// pidfd_open(2).
+///
+/// # Errors
+/// As pidfd_open(2); `ESRCH` where there is no such process.
+pub fn pidfd_open(pid: u32) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_open takes two numbers.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: from_raw_fd wants an open descriptor without another owner; the call above just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// pidfd_send_signal(2); signal 0 only asks whether the process is there.
+///
+/// # Errors
+/// As pidfd_send_signal(2); `ESRCH` where the process is gone.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    let (fd, none) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: pidfd_send_signal takes numbers and a siginfo that may be null.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Makes `fd` also descriptor `number`, open across exec; closes what was there.
+///
+/// # Errors
+/// As dup2(2).
+pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: dup2 takes two numbers; the callers are about to exec or are forked children that own their whole
+    // table and replace only numbers that no OwnedFd of theirs is used through afterwards.
+    Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
+}
+
+/// Closes all descriptors from `first` to `last`. What an `OwnedFd` still names among them is gone: only for forked
+/// children that end in exec or [`exit`].
+///
+/// # Errors
+/// As close_range(2).
+pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: close_range takes three numbers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// capset(2) of this thread: exactly these capabilities permitted and effective, none inheritable.
+///
+/// # Errors
+/// As capset(2); `EPERM` for one that is not permitted now.
+pub fn set_capabilities(mask: u64) -> Result<(), Errno> {
+    let header = CapHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let [low, high] = halves(mask);
+    let data = [
+        CapData {
+            effective: low,
+            permitted: low,
+            inheritable: 0,
+        },
+        CapData {
+            effective: high,
+            permitted: high,
+            inheritable: 0,
+        },
+    ];
+    // SAFETY: capset reads a header and, for version 3, two data blocks (capset(2)); all three live here.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    Errno::result(result).map(drop)
+}
+
+/// capget(2) of this thread: effective, permitted, inheritable.
+///
+/// # Errors
+/// As capget(2).
+pub fn capabilities() -> Result<[u64; 3], Errno> {
+    let mut header = CapHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let mut data = [CapData::default(); 2];
+    // SAFETY: capget reads and may correct the header and writes, for version 3, two data blocks; all live here.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+    Errno::result(result)?;
+    let [low, high] = data;
+    let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    Ok([
+        join(low.effective, high.effective),
+        join(low.permitted, high.permitted),
+        join(low.inheritable, high.inheritable),
+    ])
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// `struct __user_cap_header_struct` of linux/capability.h.
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// `struct __user_cap_data_struct` of linux/capability.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+fn halves(mask: u64) -> [u32; 2] {
+    [mask & 0xffff_ffff, mask >> 32].map(|half| u32::try_from(half).unwrap_or(0))
+}
+
+/// prctl(2) with number arguments only; returns what prctl returns.
+fn prctl(option: i32, arg2: u64, arg3: u64, arg4: u64) -> Result<i32, Errno> {
+    // SAFETY: the options that callers in this file pass (PR_CAPBSET_*, PR_CAP_AMBIENT, PR_SCHED_CORE) take numbers.
+    Errno::result(unsafe { libc::prctl(option, arg2, arg3, arg4, 0_u64) })
+}
+
+/// Takes from the bounding set all capabilities that are not in `keep` (prctl(2), `PR_CAPBSET_DROP`), and empties the
+/// ambient set.
+///
+/// # Errors
+/// `EPERM` without `CAP_SETPCAP`.
+pub fn limit_bounding_set(keep: u64) -> Result<(), Errno> {
+    for capability in 0..64 {
+        if keep >> capability & 1 == 1 {
+            continue;
+        }
+        match prctl(libc::PR_CAPBSET_DROP, capability, 0, 0) {
+            Ok(_) => {}
+            Err(Errno::EINVAL) => break, // past the kernel's last capability
+            Err(error) => return Err(error),
+        }
+    }
+    let clear = u64::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs());
+    prctl(libc::PR_CAP_AMBIENT, clear, 0, 0).map(drop)
+}
+
+/// Shares the core-scheduling cookie of process `pid` (prctl(2), `PR_SCHED_CORE`, 5.14), so that our helper never runs
+/// on one core's two threads with somebody it should not.
+///
+/// # Errors
+/// `ENODEV` without simultaneous multithreading, `EINVAL` on a kernel without core scheduling.
+pub fn share_core_cookie(pid: u32) -> Result<(), Errno> {
+    let from = u64::from(libc::PR_SCHED_CORE_SHARE_FROM.unsigned_abs());
+    prctl(libc::PR_SCHED_CORE, from, u64::from(pid), 0).map(drop)
+}
+
+/// Joins a new, anonymous session keyring, so that none of ours is inherited (keyctl(2),
+/// `KEYCTL_JOIN_SESSION_KEYRING`).
+///
+/// # Errors
+/// As keyctl(2); `ENOSYS` on a kernel without keys.
+pub fn new_session_keyring() -> Result<(), Errno> {
+    let none = std::ptr::null::<libc::c_char>();
+    let operation = libc::c_long::from(libc::KEYCTL_JOIN_SESSION_KEYRING);
+    // SAFETY: this operation takes a name that may be null.
+    Errno::result(unsafe { libc::syscall(libc::SYS_keyctl, operation, none) }).map(drop)
+}
+
+/// ioprio_set(2); libc has no name for it.
+const IOPRIO_WHO_PROCESS: i32 = 1;
+
+/// Puts scheduling back to what a process of nobody's has: policy, niceness, I/O priority, processors, memory policy,
+/// execution domain, timer slack. What the launcher was given must not reach a helper.
+///
+/// # Errors
+/// The first call that failed.
+pub fn reset_scheduling() -> Result<(), Errno> {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: sched_setscheduler reads one sched_param, which lives here; 0 is the calling thread.
+    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const param) })?;
+    // SAFETY: setpriority takes three numbers.
+    let nice = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+    match Errno::result(nice) {
+        // A launcher that was itself made less nice may not become nicer; the helper stays as humble as that.
+        Ok(_) | Err(Errno::EACCES | Errno::EPERM) => {}
+        Err(error) => return Err(error),
+    }
+    // SAFETY: ioprio_set takes three numbers (ioprio_set(2)); priority 0 is the class `none`.
+    Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 0) })?;
+    let all = [0xff_u8; 128];
+    // SAFETY: sched_setaffinity reads the given number of bytes from the mask; it has exactly that many.
+    let affinity =
+        unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, all.len(), all.as_ptr()) };
+    Errno::result(affinity)?;
+    let none = std::ptr::null::<libc::c_ulong>();
+    // SAFETY: set_mempolicy with MPOL_DEFAULT takes an empty node mask, null and 0 (set_mempolicy(2)).
+    let policy = unsafe { libc::syscall(libc::SYS_set_mempolicy, libc::MPOL_DEFAULT, none, 0) };
+    match Errno::result(policy) {
+        Ok(_) | Err(Errno::ENOSYS) => {} // a kernel without NUMA
+        Err(error) => return Err(error),
+    }
+    // SAFETY: personality takes a number; 0 is PER_LINUX.
+    Errno::result(unsafe { libc::personality(0) }).map(drop)
+}
+
+/// setrlimit(2) by the kernel's own number of the limit.
+///
+/// # Errors
+/// As setrlimit(2); `EPERM` for a hard limit above the one we have.
+pub fn set_rlimit(number: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    let none = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: prlimit64 reads one rlimit64, which lives here, and writes the old one to a pointer that may be null.
+    let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, &raw const limit, none) };
+    Errno::result(result).map(drop)
+}
+
+/// The limit with this number, soft and hard.
+///
+/// # Errors
+/// `EINVAL` for a number without a limit.
+pub fn rlimit(number: u32) -> Result<(u64, u64), Errno> {
+    let mut limit = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let none = std::ptr::null::<libc::rlimit64>();
+    // SAFETY: prlimit64 writes one rlimit64, which lives here, and sets nothing from a null pointer.
+    let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, none, &raw mut limit) };
+    Errno::result(result).map(|_| (limit.rlim_cur, limit.rlim_max))
+}
+
+/// Counters that a process shares with the children it forks.
+///
+/// # Errors
+/// As mmap(2).
+pub fn shared_counters() -> Result<&'static [AtomicU64; SHARED_COUNTERS], Errno> {
+    let length = size_of::<[AtomicU64; SHARED_COUNTERS]>();
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: mmap at an address of the kernel's choice, of no file, replaces nothing.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // SAFETY: the mapping is new, page-aligned, zeroed and `length` bytes long, AtomicU64 may have any bits and be
+    // shared, and nobody ever unmaps it.
+    Ok(unsafe { &*address.cast() })
+}
+
+/// How many counters [`shared_counters`] has: one page of them.
+pub const SHARED_COUNTERS: usize = 512;
+
+/// Gives every signal its default action and blocks none. `CLONE_CLEAR_SIGHAND` leaves ignored signals ignored, and
+/// Rust's own start-up ignores `SIGPIPE`.
+///
+/// # Errors
+/// As sigprocmask(2).
+pub fn reset_signals() -> Result<(), Errno> {
+    for signal in 1..=64 {
+        // SAFETY: signal with SIG_DFL installs no code of ours; numbers it does not take are refused with EINVAL.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask()
+}
+
+/// What statx(2) says about an open descriptor without asking the file's server (`AT_STATX_DONT_SYNC`): a FUSE server
+/// of the tenant's would never answer.
+#[derive(Debug, Clone, Copy)]
+pub struct FileKind {
+    /// Whether it is a regular file.
+    pub regular: bool,
+    /// Device number and inode.
+    pub id: (u32, u32, u64),
+}
+
+/// statx(2) of an `O_PATH` descriptor.
+///
+/// # Errors
+/// As statx(2).
+pub fn file_kind(fd: BorrowedFd<'_>) -> Result<FileKind, Errno> {
+    // SAFETY: statx is plain numbers, for which all zeroes is a value.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    let mask = libc::STATX_TYPE | libc::STATX_INO;
+    let (fd, empty) = (fd.as_raw_fd(), c"".as_ptr());
+    // SAFETY: statx reads an empty, terminated path and writes one statx; both live here.
+    Errno::result(unsafe { libc::statx(fd, empty, flags, mask, &raw mut stat) })?;
+    let format = u32::from(stat.stx_mode) & libc::S_IFMT;
+    Ok(FileKind {
+        regular: format == libc::S_IFREG,
+        id: (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino),
+    })
+}
+
+/// What the raw getcwd(2) says about the working directory: the kernel puts `(unreachable)` before one that is not
+/// below the root, and glibc hides that by searching for it.
+///
+/// # Errors
+/// As getcwd(2).
+pub fn working_directory_is_reachable() -> Result<bool, Errno> {
+    let mut path = [0_u8; 4096];
+    // SAFETY: getcwd writes at most the given number of bytes; the buffer has them.
+    let result = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
+    Errno::result(result)?;
+    Ok(CStr::from_bytes_until_nul(&path).is_ok_and(|path| path.to_bytes().first() == Some(&b'/')))
+}

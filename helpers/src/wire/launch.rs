@@ -1,0 +1,403 @@
+//! What the daemon tells the launcher: start this one program, there, as that, within these limits.
+//!
+//! Launcher and daemon come from one build, but the layout follows the same rules as the shim's.
+
+use super::FDS_MAX;
+use super::field::{DecodeError, EncodeError, Field, MessageKind, Reader, Writer, once};
+
+const ID: u16 = 1;
+const SLOT: u16 = 2;
+const FDS: u16 = 3;
+const ARGV: u16 = 4;
+const ENV: u16 = 5;
+const PLACE: u16 = 6;
+const JOIN: u16 = 7;
+const NAMESPACE_IDS: u16 = 8;
+const UID: u16 = 9;
+const GID: u16 = 10;
+const GROUPS: u16 = 11;
+const CAPABILITIES: u16 = 12;
+const LABEL: u16 = 13;
+const LIMITS: u16 = 14;
+const PROGRESS: u16 = 15;
+const OUTPUT: u16 = 16;
+const LEADER: u16 = 17;
+const MEMORY: u16 = 18;
+
+const ID_MAX: usize = 16;
+const WORDS_MAX: usize = 256;
+const WORD_MAX: usize = 4096 + 64;
+/// The kernel's `NGROUPS_MAX` is 65,536; a container's init with more than this is refused, not cut.
+const GROUPS_MAX: usize = 1024;
+const LABEL_MAX: usize = 4096;
+
+/// The namespaces of a process, in the order in which every list of them is kept: their names in /proc/PID/ns and
+/// their `CLONE_NEW*` flags (namespaces(7)).
+pub const NAMESPACES: [(&str, u32); 8] = [
+    ("user", 0x1000_0000),
+    ("mnt", 0x0002_0000),
+    ("pid", 0x2000_0000),
+    ("net", 0x4000_0000),
+    ("ipc", 0x0800_0000),
+    ("uts", 0x0400_0000),
+    ("cgroup", 0x0200_0000),
+    ("time", 0x0000_0080),
+];
+
+/// How many resource limits there are (getrlimit(2), `RLIM_NLIMITS`), numbered as the kernel numbers them.
+pub const RLIMITS: usize = 16;
+
+/// What a namespace is told apart by, while something holds it: device and inode of its nsfs file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct NamespaceId {
+    /// `st_dev`
+    pub dev: u64,
+    /// `st_ino`
+    pub ino: u64,
+}
+
+/// One resource limit; `u64::MAX` is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "setrlimit(2)'s own names")]
+pub struct Rlimit {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// What one descriptor beside a launch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FdRole {
+    /// Pidfd of the container's leader.
+    Leader,
+    /// Directory, in cgroup2, in which the helper's own cgroup is made.
+    Cgroup,
+    /// Directory of one cgroup v1 hierarchy that the helper joins; occurs once per hierarchy.
+    CgroupV1,
+    /// What the helper reads: the kernel's pipe, or the storing worker's.
+    Stdin,
+    /// The kernel's pipe, where the helper is fed by somebody else: held, not read, while the helper runs.
+    Hold,
+    /// The claim's eventfd: its token is taken before the first byte is read.
+    Claim,
+    /// The open record, append only.
+    Record,
+    /// The program, where it is executed by descriptor.
+    Program,
+    /// [`Exec`] only: becomes this descriptor number, at most 15, of the program.
+    Number(u8),
+}
+
+impl FdRole {
+    fn code(self) -> u8 {
+        match self {
+            Self::Leader => 1,
+            Self::Cgroup => 2,
+            Self::CgroupV1 => 3,
+            Self::Stdin => 4,
+            Self::Claim => 5,
+            Self::Record => 6,
+            Self::Program => 7,
+            Self::Hold => 8,
+            Self::Number(number) => 128 | (number & 15),
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Leader),
+            2 => Some(Self::Cgroup),
+            3 => Some(Self::CgroupV1),
+            4 => Some(Self::Stdin),
+            5 => Some(Self::Claim),
+            6 => Some(Self::Record),
+            7 => Some(Self::Program),
+            8 => Some(Self::Hold),
+            128..=143 => Some(Self::Number(code & 15)),
+            _ => None,
+        }
+    }
+}
+
+/// Where a helper runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the leader's namespaces and root.
+    Container,
+    /// Where the launcher is.
+    Host,
+}
+
+/// One program to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// The record's id, 1 to 16 bytes of `[0-9a-z]`; reports carry it, and the helper's cgroup is `upcall-ID`.
+    pub id: Vec<u8>,
+    /// Tells several launches of one record apart; reports carry it.
+    pub slot: u8,
+    /// What the descriptors are, in their order.
+    pub fds: Vec<FdRole>,
+    /// What to do with them.
+    pub task: Task,
+}
+
+/// The two ways of starting a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// A helper that is fed, watched and ended: inside a container or on the host.
+    Enter(Box<Enter>),
+    /// A trusted program of the host that gets its descriptors as they are: the store worker, the previous handler.
+    Exec(Exec),
+}
+
+/// A helper and everything it may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enter {
+    /// Inside the container or on the host. On the host nothing of the following up to `label` is applied.
+    pub place: Place,
+    /// Words; the first is an absolute path in the place where it runs, or just a name with [`FdRole::Program`].
+    pub argv: Vec<Vec<u8>>,
+    /// The whole environment, `NAME=value`.
+    pub env: Vec<Vec<u8>>,
+    /// The leader's pid in the launcher's pid namespace.
+    pub leader: u32,
+    /// `CLONE_NEW*` of the namespaces to join: those in which the leader's differ from the launcher's.
+    pub join: u32,
+    /// The namespaces in which the helper must find itself, in the order of [`NAMESPACES`].
+    pub namespaces: [NamespaceId; 8],
+    /// User id, as seen in the joined user namespace.
+    pub uid: u32,
+    /// Group id, as seen in the joined user namespace.
+    pub gid: u32,
+    /// Supplementary groups, as the *launcher's* user namespace sees them.
+    pub groups: Vec<u32>,
+    /// Capabilities it may hold at most, a bit each.
+    pub capabilities: u64,
+    /// The LSM label of the leader as `LSM\0label`; empty: no LSM that labels.
+    pub label: Vec<u8>,
+    /// Resource limits by their number.
+    pub limits: [Rlimit; RLIMITS],
+    /// `memory.max` of the helper's own cgroup, in bytes.
+    pub memory: Option<u64>,
+    /// Ended when this long went by without a byte taken, in milliseconds.
+    pub progress: u32,
+    /// Bytes of the helper's own output that are kept.
+    pub output: u32,
+}
+
+/// A program of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exec {
+    /// Words; the first is an absolute path, or just a name with [`FdRole::Program`].
+    pub argv: Vec<Vec<u8>>,
+    /// The whole environment.
+    pub env: Vec<Vec<u8>>,
+}
+
+impl Launch {
+    /// The record.
+    ///
+    /// # Errors
+    /// Something is over its limit.
+    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        let codes: Vec<u8> = self.fds.iter().map(|role| role.code()).collect();
+        let mut writer = Writer::new(MessageKind::Launch);
+        writer
+            .bytes(ID, &self.id, ID_MAX)
+            .u8(SLOT, self.slot)
+            .bytes(FDS, &codes, FDS_MAX);
+        match &self.task {
+            Task::Exec(exec) => {
+                writer.list(ARGV, &exec.argv, WORDS_MAX, WORD_MAX);
+                writer.list(ENV, &exec.env, WORDS_MAX, WORD_MAX);
+            }
+            Task::Enter(enter) => enter.write(&mut writer),
+        }
+        writer.finish()
+    }
+
+    /// Reads a record that came with `descriptors` descriptors.
+    ///
+    /// # Errors
+    /// The record is not a launch, or names other descriptors than came.
+    pub fn decode(record: &[u8], descriptors: usize) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(record, MessageKind::Launch)?;
+        let mut raw = Raw::default();
+        while let Some(field) = reader.next()? {
+            raw.take(field)?;
+        }
+        raw.finish(descriptors)
+    }
+}
+
+impl Enter {
+    fn write(&self, writer: &mut Writer) {
+        let place = match self.place {
+            Place::Container => 1,
+            Place::Host => 2,
+        };
+        let namespaces: Vec<u8> = self
+            .namespaces
+            .iter()
+            .flat_map(|ns| [ns.dev, ns.ino])
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        let limits: Vec<u8> = self
+            .limits
+            .iter()
+            .flat_map(|limit| [limit.soft, limit.hard])
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        let groups: Vec<u8> = self
+            .groups
+            .iter()
+            .flat_map(|group| group.to_le_bytes())
+            .collect();
+        writer
+            .list(ARGV, &self.argv, WORDS_MAX, WORD_MAX)
+            .list(ENV, &self.env, WORDS_MAX, WORD_MAX)
+            .u8(PLACE, place)
+            .u32(JOIN, self.join)
+            .bytes(NAMESPACE_IDS, &namespaces, 128)
+            .u32(UID, self.uid)
+            .u32(GID, self.gid)
+            .bytes(GROUPS, &groups, GROUPS_MAX * 4)
+            .u64(CAPABILITIES, self.capabilities)
+            .bytes(LABEL, &self.label, LABEL_MAX)
+            .bytes(LIMITS, &limits, RLIMITS * 16)
+            .u32(PROGRESS, self.progress)
+            .u32(OUTPUT, self.output)
+            .u32(LEADER, self.leader)
+            .option_u64(MEMORY, self.memory);
+    }
+}
+
+/// The fields as they come; [`Raw::finish`] makes a launch of them.
+#[derive(Debug, Default)]
+struct Raw {
+    id: Option<Vec<u8>>,
+    slot: Option<u8>,
+    fds: Option<Vec<FdRole>>,
+    argv: Vec<Vec<u8>>,
+    env: Vec<Vec<u8>>,
+    place: Option<Place>,
+    join: Option<u32>,
+    namespaces: Option<[u64; 16]>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    groups: Option<Vec<u32>>,
+    capabilities: Option<u64>,
+    label: Option<Vec<u8>>,
+    limits: Option<[u64; RLIMITS * 2]>,
+    progress: Option<u32>,
+    output: Option<u32>,
+    leader: Option<u32>,
+    memory: Option<u64>,
+}
+
+impl Raw {
+    fn take(&mut self, field: Field<'_>) -> Result<(), DecodeError> {
+        let tag = field.tag;
+        match tag {
+            ID => once(&mut self.id, tag, field.bytes(ID_MAX)?.to_vec()),
+            SLOT => once(&mut self.slot, tag, field.u8()?),
+            FDS => once(&mut self.fds, tag, decode_roles(field.bytes(FDS_MAX)?)?),
+            ARGV => field.push(&mut self.argv, WORDS_MAX, WORD_MAX),
+            ENV => field.push(&mut self.env, WORDS_MAX, WORD_MAX),
+            PLACE => match field.u8()? {
+                1 => once(&mut self.place, tag, Place::Container),
+                2 => once(&mut self.place, tag, Place::Host),
+                _ => Err(DecodeError::Value(tag)),
+            },
+            JOIN => once(&mut self.join, tag, field.u32()?),
+            NAMESPACE_IDS => once(&mut self.namespaces, tag, field.u64s()?),
+            UID => once(&mut self.uid, tag, field.u32()?),
+            GID => once(&mut self.gid, tag, field.u32()?),
+            GROUPS => once(&mut self.groups, tag, field.u32s(GROUPS_MAX)?),
+            CAPABILITIES => once(&mut self.capabilities, tag, field.u64()?),
+            LABEL => once(&mut self.label, tag, field.bytes(LABEL_MAX)?.to_vec()),
+            LIMITS => once(&mut self.limits, tag, field.u64s()?),
+            PROGRESS => once(&mut self.progress, tag, field.u32()?),
+            OUTPUT => once(&mut self.output, tag, field.u32()?),
+            LEADER => once(&mut self.leader, tag, field.u32()?),
+            MEMORY => once(&mut self.memory, tag, field.u64()?),
+            _ => field.unknown(),
+        }
+    }
+
+    fn finish(self, descriptors: usize) -> Result<Launch, DecodeError> {
+        let id = self.id.ok_or(DecodeError::Missing(ID))?;
+        let plain = |byte: &u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
+        if id.is_empty() || !id.iter().all(plain) {
+            return Err(DecodeError::Value(ID));
+        }
+        let fds = self.fds.unwrap_or_default();
+        if fds.len() != descriptors {
+            return Err(DecodeError::Descriptors);
+        }
+        if self.argv.is_empty()
+            || self
+                .argv
+                .iter()
+                .chain(&self.env)
+                .any(|word| word.contains(&0))
+        {
+            return Err(DecodeError::Value(ARGV));
+        }
+        let task = match self.place {
+            None => Task::Exec(Exec {
+                argv: self.argv,
+                env: self.env,
+            }),
+            Some(place) => Task::Enter(Box::new(Enter {
+                place,
+                argv: self.argv,
+                env: self.env,
+                leader: self.leader.ok_or(DecodeError::Missing(LEADER))?,
+                join: self.join.ok_or(DecodeError::Missing(JOIN))?,
+                namespaces: pairs(&self.namespaces.ok_or(DecodeError::Missing(NAMESPACE_IDS))?)
+                    .map(|[dev, ino]| NamespaceId { dev, ino }),
+                uid: self.uid.ok_or(DecodeError::Missing(UID))?,
+                gid: self.gid.ok_or(DecodeError::Missing(GID))?,
+                groups: self.groups.ok_or(DecodeError::Missing(GROUPS))?,
+                capabilities: self
+                    .capabilities
+                    .ok_or(DecodeError::Missing(CAPABILITIES))?,
+                label: self.label.ok_or(DecodeError::Missing(LABEL))?,
+                limits: pairs(&self.limits.ok_or(DecodeError::Missing(LIMITS))?)
+                    .map(|[soft, hard]| Rlimit { soft, hard }),
+                memory: self.memory,
+                progress: self.progress.ok_or(DecodeError::Missing(PROGRESS))?,
+                output: self.output.ok_or(DecodeError::Missing(OUTPUT))?,
+            })),
+        };
+        Ok(Launch {
+            id,
+            slot: self.slot.ok_or(DecodeError::Missing(SLOT))?,
+            fds,
+            task,
+        })
+    }
+}
+
+/// A row of numbers as pairs; `N` pairs of a row of `2 * N`.
+fn pairs<const M: usize, const N: usize>(row: &[u64; M]) -> [[u64; 2]; N] {
+    const { assert!(M == 2 * N, "a row of pairs") }
+    let mut result = [[0; 2]; N];
+    let (chunks, _) = row.as_chunks::<2>();
+    for (slot, pair) in result.iter_mut().zip(chunks) {
+        *slot = *pair;
+    }
+    result
+}
+
+fn decode_roles(codes: &[u8]) -> Result<Vec<FdRole>, DecodeError> {
+    let mut roles = Vec::with_capacity(codes.len());
+    for &code in codes {
+        let role = FdRole::from_code(code).ok_or(DecodeError::Value(FDS))?;
+        if role != FdRole::CgroupV1 && roles.contains(&role) {
+            return Err(DecodeError::Value(FDS));
+        }
+        roles.push(role);
+    }
+    Ok(roles)
+}
