@@ -20,7 +20,7 @@ use toml::de::DeTable;
 
 use crate::diagnostic::{Code, Diagnostic, Label, Severity, Source};
 use crate::rule::{HostProgram, Policy, Rule};
-use crate::suggest;
+use crate::{keys, suggest};
 
 pub(crate) use settings::settings;
 
@@ -164,17 +164,23 @@ pub(crate) fn rules(report: &mut Report, document: &DeTable<'_>, policy: &mut Po
         match name {
             "rule" => each_rule(report, value, key.span(), policy),
             "container" => table::not_yet(report, key.span(), "[[container]]"),
-            _ => {
-                report.unknown_word(
-                    Code::UnknownKey,
-                    key.span(),
-                    format!("unknown key `{name}`"),
-                    name,
-                    &["rule"],
-                );
-            }
+            _ => unknown_top(report, key.span(), name),
         }
     }
+}
+
+/// A key of a rule file that is none; often it is one, in the wrong place.
+fn unknown_top(report: &mut Report, span: Range<usize>, name: &str) {
+    let message = format!("unknown key `{name}`");
+    let help = if keys::RULES.find(name).is_some() {
+        "it is part of a rule; begin every rule with `[[rule]]`"
+    } else if keys::SETTINGS.find(name).is_some() {
+        "settings are read from upcalld.toml, not from rules.d"
+    } else {
+        report.unknown_word(Code::UnknownKey, span, message, name, &["rule"]);
+        return;
+    };
+    report.mistake_with_help(Code::UnknownKey, span, message, help);
 }
 
 fn each_rule(

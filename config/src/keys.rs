@@ -119,7 +119,7 @@ const fn required(
 const MIB: u64 = 1 << 20;
 
 /// The keys of a `[[rule]]`; a table comes before what is in it.
-pub const RULE_KEYS: &[Key] = &[
+const RULE_KEYS: &[Key] = &[
     key(
         "name",
         Value::Text,
@@ -442,7 +442,7 @@ pub const RULE_KEYS: &[Key] = &[
 ];
 
 /// The keys of `upcalld.toml`; a table comes before what is in it.
-pub const SETTING_KEYS: &[Key] = &[
+const SETTING_KEYS: &[Key] = &[
     key("store", Value::Table, "", "", "space for cores"),
     key(
         "store.keep_free",
@@ -519,8 +519,8 @@ pub const SETTING_KEYS: &[Key] = &[
     ),
 ];
 
-/// Keys of a rule that a later version will know; refused as `not-yet`.
-pub(crate) const LATER: &[&str] = &[
+/// Keys of a rule that a later version will know.
+const LATER: &[&str] = &[
     "match.key",
     "match.module",
     "match.umh",
@@ -534,16 +534,45 @@ pub(crate) const LATER: &[&str] = &[
     "post",
 ];
 
-/// The entry with this path.
-pub fn find(keys: &'static [Key], path: &str) -> Option<&'static Key> {
-    keys.iter().find(|key| key.path == path)
+/// All keys of one sort of file.
+#[derive(Debug)]
+pub struct Keys {
+    /// Those of this version.
+    pub known: &'static [Key],
+    /// Those of a later version, refused as `not-yet`.
+    pub later: &'static [&'static str],
 }
 
-/// The words directly below a table; the empty path is the table of everything.
-pub(crate) fn below<'a>(
-    paths: impl Iterator<Item = &'a str>,
-    table: &str,
-) -> impl Iterator<Item = &'a str> {
+/// What a `[[rule]]` may hold.
+pub static RULES: Keys = Keys {
+    known: RULE_KEYS,
+    later: LATER,
+};
+
+/// What `upcalld.toml` may hold.
+pub static SETTINGS: Keys = Keys {
+    known: SETTING_KEYS,
+    later: &[],
+};
+
+impl Keys {
+    /// The entry with this path.
+    pub fn find(&self, path: &str) -> Option<&'static Key> {
+        self.known.iter().find(|key| key.path == path)
+    }
+
+    /// The words of this version directly below a table; the empty path is the table of everything.
+    pub(crate) fn known_below(&self, table: &str) -> Vec<&'static str> {
+        below(self.known.iter().map(|key| key.path), table).collect()
+    }
+
+    /// As [`Keys::known_below`], for the words of a later version.
+    pub(crate) fn later_below(&self, table: &str) -> Vec<&'static str> {
+        below(self.later.iter().copied(), table).collect()
+    }
+}
+
+fn below<'a>(paths: impl Iterator<Item = &'a str>, table: &str) -> impl Iterator<Item = &'a str> {
     paths.filter_map(move |path| {
         let word = match table {
             "" => path,
@@ -562,7 +591,8 @@ mod tests {
     fn every_field_of_match_has_a_key_of_its_type_and_every_key_a_field() {
         for field in Field::ALL {
             let path = format!("match.{}", field.key());
-            let value = find(RULE_KEYS, &path)
+            let value = RULES
+                .find(&path)
                 .unwrap_or_else(|| panic!("{path} has no key"))
                 .value;
             let wanted = match field.shape() {
@@ -605,13 +635,10 @@ mod tests {
 
     #[test]
     fn what_is_below_a_table() {
-        let paths = || RULE_KEYS.iter().map(|key| key.path);
-        assert_eq!(
-            below(paths(), "limit").collect::<Vec<_>>(),
-            ["rate", "concurrent"]
-        );
-        assert!(below(paths(), "").any(|word| word == "match"));
-        assert!(below(paths(), "").all(|word| !word.contains('.')));
-        assert_eq!(below(LATER.iter().copied(), "match").count(), 3);
+        assert_eq!(RULES.known_below("limit"), ["rate", "concurrent"]);
+        assert!(RULES.known_below("").contains(&"match"));
+        assert!(RULES.known_below("").iter().all(|word| !word.contains('.')));
+        assert_eq!(RULES.later_below("match"), ["key", "module", "umh"]);
+        assert_eq!(SETTINGS.later_below(""), [""; 0]);
     }
 }

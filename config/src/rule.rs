@@ -1,7 +1,7 @@
 //! Rules after checking: what is left is right, bounded, and ready to be decided by.
 
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct Rule {
     pub(crate) limit: Option<Limit>,
     /// What to underline when the rule as a whole is meant: its `match`, else its header.
     pub(crate) place: Label,
+    /// Its `name`.
+    pub(crate) name_place: Option<Label>,
 }
 
 impl Rule {
@@ -122,6 +124,8 @@ pub struct Condition {
     pub(crate) field: Field,
     pub(crate) label: Option<Box<str>>,
     pub(crate) test: Test,
+    /// Its key in the rule's file.
+    pub(crate) span: Range<usize>,
 }
 
 impl Condition {

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
-use super::table::{Item, Table};
+use toml::de::DeValue;
+
+use super::table::{Item, Table, wrong_type};
 use super::{Report, run, value};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::keys;
+use crate::keys::{self, Keys};
 use crate::plan::{Limit, OnFailure, Rate, Store};
 use crate::rule::{Action, Actions};
 use crate::upcall::Kind;
@@ -117,7 +119,9 @@ fn conflicts(report: &mut Report, table: &Table<'_>) {
 
 fn store(report: &mut Report, item: &Item<'_>) -> Option<Store> {
     let table = item.rule_table(report)?;
-    let max_size = table.item("max_size").map(|item| size(report, &item));
+    let max_size = table
+        .item("max_size")
+        .map(|item| size(report, &item, &keys::RULES));
     let ignore_limit = table.item("ignore_limit").map(|item| item.flag(report));
     Some(Store {
         max_size: max_size.unwrap_or(Some(Store::DEFAULT_MAX_SIZE))?,
@@ -127,7 +131,7 @@ fn store(report: &mut Report, item: &Item<'_>) -> Option<Store> {
 
 fn deny(report: &mut Report, item: &Item<'_>) -> Option<String> {
     let entries = item.table(report)?;
-    let table = Table::open(report, "deny", entries, keys::RULE_KEYS, &DENY_OF_KEYS);
+    let table = Table::open(report, "deny", entries, &keys::RULES, &DENY_OF_KEYS);
     for word in DENY_OF_KEYS {
         if let Some(item) = table.item(word) {
             let message = format!("`{}` goes with `upcall = \"key\"` only", item.name);
@@ -203,7 +207,10 @@ pub(super) fn limit(report: &mut Report, item: &Item<'_>) -> Option<Limit> {
 }
 
 fn rate(report: &mut Report, item: &Item<'_>) -> Option<Rate> {
-    let text = item.text(report)?;
+    let Some(text) = item.value.get_ref().as_str() else {
+        wrong_type(report, item, item.value, "a rate such as \"10/min\"");
+        return None;
+    };
     match value::rate(text) {
         Ok(rate) => Some(rate),
         Err(help) => {
@@ -214,41 +221,41 @@ fn rate(report: &mut Report, item: &Item<'_>) -> Option<Rate> {
     }
 }
 
-/// A size with the least that its key allows.
-pub(super) fn size(report: &mut Report, item: &Item<'_>) -> Option<u64> {
-    size_in(report, item, keys::RULE_KEYS)
-}
-
-/// As [`size`], for a key of another table of keys.
-pub(super) fn size_in(
-    report: &mut Report,
-    item: &Item<'_>,
-    known: &'static [keys::Key],
-) -> Option<u64> {
-    let bytes = if let Some(text) = item.value.get_ref().as_str() {
-        match value::size(text) {
+/// A size, not less than its key allows.
+pub(super) fn size(report: &mut Report, item: &Item<'_>, keys: &Keys) -> Option<u64> {
+    let bytes = match item.value.get_ref() {
+        DeValue::String(text) => match value::size(text) {
             Ok(bytes) => bytes,
             Err(help) => {
                 let message = format!("`{text}` is not a size");
                 report.mistake(Code::BadSize, item.value.span(), message, help);
                 return None;
             }
+        },
+        DeValue::Integer(_) => {
+            let number = item.integer_of(report, item.value)?;
+            let Ok(bytes) = u64::try_from(number) else {
+                let message = format!("`{}` is a number of bytes", item.name);
+                report.mistake(Code::BadSize, item.value.span(), message, "not less than 0");
+                return None;
+            };
+            bytes
         }
-    } else {
-        let number = item.integer_of(report, item.value)?;
-        let Ok(bytes) = u64::try_from(number) else {
-            let message = format!("`{}` is a number of bytes", item.name);
-            report.mistake(Code::BadSize, item.value.span(), message, "not less than 0");
+        DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => {
+            wrong_type(report, item, item.value, "a size such as \"4GiB\"");
             return None;
-        };
-        bytes
+        }
     };
-    let least = match keys::find(known, &item.name).map(|key| key.value) {
+    let least = match keys.find(&item.name).map(|key| key.value) {
         Some(keys::Value::Size(least)) => least,
         _ => 0,
     };
     if bytes < least {
-        let message = format!("`{}` is at least {least} bytes", item.name);
+        let message = format!("`{}` is at least {}", item.name, value::size_text(least));
         report.mistake(
             Code::BadRange,
             item.value.span(),

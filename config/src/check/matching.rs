@@ -53,7 +53,7 @@ pub(super) fn conditions(
         };
         for field in fields() {
             if field.shape() == Shape::Presence {
-                conditions.push(plain(field, Test::Present));
+                conditions.push(plain(field, Test::Present, &item));
             } else if let Some(item) = inner.item(field.word()) {
                 read(report, field, &item, &mut conditions);
             }
@@ -63,11 +63,12 @@ pub(super) fn conditions(
     conditions
 }
 
-fn plain(field: Field, test: Test) -> Condition {
+fn plain(field: Field, test: Test, item: &Item<'_>) -> Condition {
     Condition {
         field,
         label: None,
         test,
+        span: item.key.clone(),
     }
 }
 
@@ -108,7 +109,7 @@ fn read(report: &mut Report, field: Field, item: &Item<'_>, conditions: &mut Vec
             return;
         }
     };
-    conditions.extend(test.map(|test| plain(field, test)));
+    conditions.extend(test.map(|test| plain(field, test, item)));
 }
 
 fn words<T>(
@@ -228,6 +229,7 @@ fn labels(report: &mut Report, field: Field, item: &Item<'_>, conditions: &mut V
                 field,
                 label: Some(key.get_ref().as_ref().into()),
                 test: Test::Text(patterns),
+                span: item.key,
             });
         }
     }

@@ -21,8 +21,9 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
         report.mistake(Code::WrongType, value.span(), message, "");
         return;
     };
-    let table = Table::open(report, "", entries, keys::RULE_KEYS, &[]);
-    let name = table.item("name").and_then(|item| item.text(report));
+    let table = Table::open(report, "", entries, &keys::RULES, &[]);
+    let name = table.item("name");
+    let name = name.and_then(|item| Some((item.text(report)?, item)));
     let Some(kind) = kind(report, &table, value.span()) else {
         return;
     };
@@ -49,7 +50,7 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
         source: RuleRef {
             file: Arc::clone(report.source.path()),
             line: u32::try_from(report.source.position(value.span().start).0).unwrap_or(u32::MAX),
-            name: name.map(Into::into),
+            name: name.as_ref().map(|(name, _)| (*name).into()),
         },
         kind,
         names_owner: conditions.iter().any(|c| c.field == Field::ContainerOwner),
@@ -57,10 +58,14 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
         action,
         limit,
         place: place(report, matched.as_ref(), value.span()),
+        name_place: name.map(|(_, item)| report.label(item.value.span(), "")),
     });
 }
 
+/// The kind, or `None` if this version cannot decide it. A kind that is missing or misspelt can only be meant to be
+/// one that this version knows, so checking goes on with that.
 fn kind(report: &mut Report, table: &Table<'_>, header: Range<usize>) -> Option<Kind> {
+    let known = Words::Kinds.list();
     let Some(item) = table.item("upcall") else {
         report.mistake_with_help(
             Code::MissingKey,
@@ -68,10 +73,11 @@ fn kind(report: &mut Report, table: &Table<'_>, header: Range<usize>) -> Option<
             "this rule does not say whose upcalls it is for",
             "add `upcall = \"core\"`",
         );
-        return None;
+        return Some(Kind::Core);
     };
-    let known = Words::Kinds.list();
-    let kind = item.word(report, "a kind of upcall", &known, Kind::from_word)?;
+    let Some(kind) = item.word(report, "a kind of upcall", &known, Kind::from_word) else {
+        return Some(Kind::Core);
+    };
     if !known.contains(&kind.as_str()) {
         // Nothing else is said about the rule: what is right in it cannot be told yet.
         table::not_yet(report, item.value.span(), &format!("upcall = \"{kind}\""));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::table::{Item, Table};
+use super::table::{Item, Table, wrong_type};
 use super::{Report, action, program, value};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::keys;
@@ -39,7 +39,9 @@ pub(super) fn run(
     let user = user(report, &table);
     let timeout = table.item("timeout").map(|item| duration(report, &item));
     let cgroup = cgroup(report, &table, place);
-    let memory = table.item("memory").map(|item| action::size(report, &item));
+    let memory = table
+        .item("memory")
+        .map(|item| action::size(report, &item, &keys::RULES));
     if let Some(memory) = table
         .item("memory")
         .filter(|_| cgroup == Some(Cgroup::Container))
@@ -53,7 +55,7 @@ pub(super) fn run(
     }
     let address_space = table
         .item("address_space")
-        .map(|item| action::size(report, &item));
+        .map(|item| action::size(report, &item, &keys::RULES));
     let mut flag = |word| {
         table
             .item(word)
@@ -202,7 +204,10 @@ fn cgroup(report: &mut Report, table: &Table<'_>, place: Option<Place>) -> Optio
 }
 
 fn duration(report: &mut Report, item: &Item<'_>) -> Option<Duration> {
-    let text = item.text(report)?;
+    let Some(text) = item.value.get_ref().as_str() else {
+        wrong_type(report, item, item.value, "a time such as \"30s\"");
+        return None;
+    };
     let duration = match value::duration(text) {
         Ok(duration) => duration,
         Err(help) => {
@@ -212,18 +217,18 @@ fn duration(report: &mut Report, item: &Item<'_>) -> Option<Duration> {
         }
     };
     let Some(keys::Value::Duration(least, most)) =
-        keys::find(keys::RULE_KEYS, &item.name).map(|key| key.value)
+        keys::RULES.find(&item.name).map(|key| key.value)
     else {
         return Some(duration);
     };
     let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
     if !(least..=most).contains(&duration) {
-        let message = format!(
-            "`{}` is from {}s to {}s",
-            item.name,
-            least.as_secs(),
-            most.as_secs()
+        let range = format!(
+            "{} to {}",
+            value::duration_text(least),
+            value::duration_text(most)
         );
+        let message = format!("`{}` is from {range}", item.name);
         report.mistake(
             Code::BadRange,
             item.value.span(),

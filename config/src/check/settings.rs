@@ -7,7 +7,7 @@ use toml::de::DeTable;
 use super::table::{Item, Table, Value};
 use super::{Report, action};
 use crate::diagnostic::Code;
-use crate::keys::{self, SETTING_KEYS};
+use crate::keys::{self, SETTINGS};
 use crate::settings::Settings;
 
 /// Most directories in one list.
@@ -16,7 +16,7 @@ const MAX_PATHS: usize = 16;
 /// Checks the settings; where one is wrong, it keeps its default.
 pub(crate) fn settings(report: &mut Report, document: &DeTable<'_>) -> Settings {
     let mut settings = Settings::default();
-    let top = Table::open(report, "", document, SETTING_KEYS, &["rule"]);
+    let top = Table::open(report, "", document, &SETTINGS, &["rule"]);
     if let Some(item) = top.item("rule") {
         report.mistake_with_help(
             Code::UnknownKey,
@@ -26,13 +26,13 @@ pub(crate) fn settings(report: &mut Report, document: &DeTable<'_>) -> Settings 
         );
     }
     for (word, item) in top.items() {
-        if word == "rule" || keys::find(SETTING_KEYS, word).is_none() {
+        if word == "rule" || SETTINGS.find(word).is_none() {
             continue;
         }
         let Some(entries) = item.table(report) else {
             continue;
         };
-        let table = Table::open(report, word, entries, SETTING_KEYS, &[]);
+        let table = Table::open(report, word, entries, &SETTINGS, &[]);
         for (word, item) in table.items() {
             set(report, &mut settings, &table.full(word), &item);
         }
@@ -43,7 +43,7 @@ pub(crate) fn settings(report: &mut Report, document: &DeTable<'_>) -> Settings 
 fn set(report: &mut Report, settings: &mut Settings, path: &str, item: &Item<'_>) {
     match path {
         "store.keep_free" => {
-            let size = action::size_in(report, item, SETTING_KEYS);
+            let size = action::size(report, item, &SETTINGS);
             settings.store.keep_free = size.unwrap_or(settings.store.keep_free);
         }
         "limits.concurrent" => count(report, item, &mut settings.limits.concurrent),
@@ -66,8 +66,7 @@ fn set(report: &mut Report, settings: &mut Settings, path: &str, item: &Item<'_>
 }
 
 fn count<T: TryFrom<u64>>(report: &mut Report, item: &Item<'_>, setting: &mut T) {
-    let Some(keys::Value::Count(least, most)) =
-        keys::find(SETTING_KEYS, &item.name).map(|key| key.value)
+    let Some(keys::Value::Count(least, most)) = SETTINGS.find(&item.name).map(|key| key.value)
     else {
         return;
     };

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{MAX_LIST, MAX_TEXT, Report};
 use crate::diagnostic::Code;
-use crate::keys::{self, Key};
+use crate::keys::{self, Keys};
 
 /// A value and its place.
 pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
@@ -35,27 +35,25 @@ impl<'a> Table<'a> {
         report: &mut Report,
         path: &str,
         entries: &'a DeTable<'a>,
-        known: &'static [Key],
+        keys: &Keys,
         apart: &[&str],
     ) -> Self {
         let table = Self {
             path: path.to_owned(),
             entries,
         };
-        let words: Vec<_> = keys::below(known.iter().map(|key| key.path), path).collect();
-        let later: Vec<_> = keys::below(keys::LATER.iter().copied(), path).collect();
+        let (known, later) = (keys.known_below(path), keys.later_below(path));
         for key in entries.keys() {
             let word = key.get_ref().as_ref();
-            if words.contains(&word) || apart.contains(&word) {
+            if known.contains(&word) || apart.contains(&word) {
                 continue;
             }
             let full = table.full(word);
-            // Settings have no keys that wait for a later version.
-            if std::ptr::eq(known, keys::RULE_KEYS) && later.contains(&word) {
+            if later.contains(&word) {
                 not_yet(report, key.span(), &full);
             } else {
                 let message = format!("unknown key `{full}`");
-                report.unknown_word(Code::UnknownKey, key.span(), message, word, &words);
+                report.unknown_word(Code::UnknownKey, key.span(), message, word, &known);
             }
         }
         table
@@ -106,13 +104,7 @@ impl<'a> Item<'a> {
     /// The table that it is, with its keys checked against those that rules have.
     pub(super) fn rule_table(&self, report: &mut Report) -> Option<Table<'a>> {
         let entries = self.table(report)?;
-        Some(Table::open(
-            report,
-            &self.name,
-            entries,
-            keys::RULE_KEYS,
-            &[],
-        ))
+        Some(Table::open(report, &self.name, entries, &keys::RULES, &[]))
     }
 
     /// `true` or `false`.
@@ -272,7 +264,8 @@ pub(super) fn type_of(value: &Value<'_>) -> &'static str {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a number",
         DeValue::Float(_) => "a number with a point",
-        DeValue::Boolean(_) => "`true` or `false`",
+        DeValue::Boolean(true) => "`true`",
+        DeValue::Boolean(false) => "`false`",
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",

@@ -30,6 +30,27 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "more bytes than can be counted".to_owned())
 }
 
+/// A size in the largest unit that keeps it whole.
+pub(super) fn size_text(bytes: u64) -> String {
+    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes != 0 && bytes.trailing_zeros() >= shift {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+/// A time in the largest unit that keeps it whole.
+pub(super) fn duration_text(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    for (size, unit) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+        if milliseconds != 0 && milliseconds.is_multiple_of(size) {
+            return format!("{}{unit}", milliseconds / size);
+        }
+    }
+    format!("{milliseconds}ms")
+}
+
 /// A time, as in `30s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
@@ -157,6 +178,18 @@ mod tests {
             "18446744073709551615h",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_are_written_as_they_are_read() {
+        for text in ["4GiB", "1023KiB", "1MiB", "7TiB"] {
+            assert_eq!(size_text(size(text).unwrap()), text);
+        }
+        assert_eq!(size_text(0), "0 bytes");
+        assert_eq!(size_text(1025), "1025 bytes");
+        for text in ["500ms", "90s", "5m", "1h"] {
+            assert_eq!(duration_text(duration(text).unwrap()), text);
         }
     }
 

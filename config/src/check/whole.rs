@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::listed;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Label};
 use crate::explain;
 use crate::facts::Runtime;
 use crate::field::Field;
@@ -11,21 +11,21 @@ use crate::rule::{Condition, Rule, Test};
 
 /// Two rules with one name: messages would not say which is meant.
 pub(super) fn duplicate_names(rules: &[Rule]) -> Vec<Diagnostic> {
-    let mut first: HashMap<&str, &Rule> = HashMap::new();
+    let mut first: HashMap<&str, &Label> = HashMap::new();
     let mut diagnostics = Vec::new();
     for rule in rules {
-        let Some(name) = rule.source.name.as_deref() else {
+        let (Some(name), Some(place)) = (rule.source.name.as_deref(), &rule.name_place) else {
             continue;
         };
         if let Some(other) = first.get(name) {
             let message = format!("a second rule is named `{name}`");
             diagnostics.push(
-                Diagnostic::at(Code::DuplicateName, message, rule.place.saying("this one"))
-                    .with(other.place.saying("the first"))
-                    .help("give each rule a name of its own"),
+                Diagnostic::at(Code::DuplicateName, message, place.saying(""))
+                    .with(other.saying("the first"))
+                    .help("give each rule a name of its own, because messages cite it"),
             );
         } else {
-            first.insert(name, rule);
+            first.insert(name, place);
         }
     }
     diagnostics
@@ -110,41 +110,47 @@ fn is_within(inner: &Test, outer: &Test) -> bool {
 
 /// Rules that look at labels which a runtime they name keeps nowhere on disk.
 pub(super) fn unknown_labels(rules: &[Rule]) -> Vec<Diagnostic> {
-    let looks_at = |rule: &Rule, field| rule.conditions.iter().any(|c| c.field == field);
     let of = |rule| {
-        let fields = [Field::ContainerLabel, Field::PodLabel].into_iter();
-        fields
-            .filter(move |field| looks_at(rule, *field))
-            .filter_map(move |f| unknown_label(rule, f))
+        [Field::ContainerLabel, Field::PodLabel]
+            .into_iter()
+            .filter_map(move |field| unknown_label(rule, field))
     };
     rules.iter().flat_map(of).collect()
 }
 
 fn unknown_label(rule: &Rule, field: Field) -> Option<Diagnostic> {
-    let runtimes = rule.conditions.iter().filter_map(|c| {
-        if let Test::Runtimes(list) = &c.test {
+    let label = rule
+        .conditions
+        .iter()
+        .find(|condition| condition.field == field)?;
+    let runtimes = rule.conditions.iter().find_map(|condition| {
+        if let Test::Runtimes(list) = &condition.test {
             Some(list)
         } else {
             None
         }
     });
-    let without: Vec<Runtime> = runtimes
-        .flatten()
+    let without: Vec<Runtime> = runtimes?
+        .iter()
         .copied()
         .filter(|runtime| runtime.keeps_no(field))
         .collect();
     let first = without.first()?;
-    let names: Vec<_> = without.iter().map(|runtime| runtime.as_str()).collect();
     let effect = if rule.denies() {
-        "there this rule denies whatever they are"
+        "so this rule denies there, whatever they are"
     } else {
-        "there this rule never matches"
+        "so this rule never matches there"
     };
-    let place = rule.place.saying(format!("`{}` is looked at", field.key()));
+    let names: Vec<_> = without.iter().map(|runtime| runtime.as_str()).collect();
     let message = format!(
-        "labels are unknown in containers of {}: {effect}",
+        "`{}` is unknown in containers of {}",
+        label.key(),
         listed(&names)
     );
+    let place = Label {
+        span: label.span.clone(),
+        ..rule.place.saying(effect)
+    };
     let diagnostic = Diagnostic::at(Code::LabelUnknown, message, place);
     Some(match explain::hint(field, *first) {
         Some(hint) => diagnostic.help(hint),
