@@ -46,7 +46,7 @@ pub struct ConditionExplanation {
     pub wants: Vec<Shown>,
     /// Whether it holds.
     pub result: Truth,
-    /// For a fact that is unknown: why that is so and what to match instead.
+    /// For a fact that is unknown or hidden from the rule: why that is so and what to write instead.
     pub hint: Option<String>,
 }
 
@@ -137,10 +137,19 @@ fn explain_condition(condition: &Condition, view: &View<'_>) -> ConditionExplana
         is: shown_fact(condition.field, fact),
         wants: shown_test(&condition.test),
         result,
-        hint: view
-            .container()
-            .filter(|_| result == Truth::Unknown)
-            .and_then(|container| hint(condition.field, container.runtime)),
+        hint: hint_for(condition.field, fact, view),
+    }
+}
+
+fn hint_for(field: Field, fact: Fact<'_>, view: &View<'_>) -> Option<String> {
+    match (view.container(), view.hidden()) {
+        (Some(container), _) if fact == Fact::Unknown => hint(field, container.runtime),
+        (None, Some(claimed)) if field.is_of_container() => Some(format!(
+            "{} is proven by nothing but files of uid {}; name container.owner",
+            claimed.title(),
+            claimed.owner
+        )),
+        _ => None,
     }
 }
 

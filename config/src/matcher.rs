@@ -84,6 +84,14 @@ impl<'a> View<'a> {
         self.container
     }
 
+    /// The container that does not exist for this rule, because a user wrote what proves it.
+    pub(crate) fn hidden(&self) -> Option<&'a ContainerFacts> {
+        self.facts
+            .container
+            .as_ref()
+            .filter(|_| self.container.is_none())
+    }
+
     /// What a condition looks at.
     pub(crate) fn fact(&self, condition: &Condition) -> Fact<'a> {
         let process = &self.facts.process;
@@ -119,9 +127,7 @@ impl<'a> View<'a> {
         match self.facts.process.user_namespace {
             Some(UserNamespace::Container) if self.claimed => Fact::ClaimedUserNamespace,
             // For a rule that does not see the container, its namespace is one that nobody registered.
-            Some(UserNamespace::Container)
-                if self.container.is_none() && self.facts.container.is_some() =>
-            {
+            Some(UserNamespace::Container) if self.hidden().is_some() => {
                 Fact::UserNamespace(UserNamespace::Other)
             }
             other => known(other.map(Fact::UserNamespace)),

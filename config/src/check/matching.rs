@@ -51,12 +51,16 @@ pub(super) fn conditions(
         let Some(inner) = item.rule_table(report) else {
             continue;
         };
+        let before = conditions.len();
         for field in fields() {
-            if field.shape() == Shape::Presence {
-                conditions.push(plain(field, Test::Present, &item));
-            } else if let Some(item) = inner.item(field.word()) {
+            if let Some(item) = inner.item(field.word()) {
                 read(report, field, &item, &mut conditions);
             }
+        }
+        // To be there is a condition of its own only where nothing more is asked.
+        let presence = fields().find(|field| field.shape() == Shape::Presence);
+        if let Some(field) = presence.filter(|_| conditions.len() == before) {
+            conditions.push(plain(field, Test::Present, &item));
         }
     }
     bound_patterns(report, item, &conditions, costly);

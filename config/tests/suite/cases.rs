@@ -1,18 +1,13 @@
 //! Every mistake as people see it: one file per case in `cases/`, and a snapshot of what is said about it.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a case that cannot be read fails the test"
-)]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use upcall_config::diagnostic::Code;
+use upcall_config::diagnostic::{Code, Diagnostic};
 use upcall_config::file::{Loaded, load_texts};
 
-/// Codes that need more than a text; `files.rs` and `programs.rs` make them.
+/// Codes that need more than a text; `files.rs` and `decide.rs` make them.
 const ELSEWHERE: [Code; 4] = [
     Code::UntrustedFile,
     Code::UnreadableFile,
@@ -62,7 +57,7 @@ fn a_case_is_named_by_the_code_it_shows_and_every_code_has_one() {
         let codes: BTreeSet<_> = check(&name, &text)
             .diagnostics
             .iter()
-            .map(|d| d.code())
+            .map(Diagnostic::code)
             .collect();
         let named = Code::ALL.iter().find(|code| code.as_str() == name);
         assert!(

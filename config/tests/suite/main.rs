@@ -1,0 +1,18 @@
+//! Everything that can be said about the crate from outside, in one program.
+
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod decide;
+#[cfg(test)]
+mod explain;
+#[cfg(test)]
+mod files;
+#[cfg(test)]
+mod given;
+#[cfg(test)]
+mod matching;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod reach;
