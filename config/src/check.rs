@@ -32,7 +32,7 @@ pub(crate) const MAX_LIST: usize = 256;
 pub(crate) const MAX_TEXT: usize = 1024;
 /// Most words in one argv.
 pub(crate) const MAX_ARGV: usize = 64;
-/// Most patterns with `?`, `[` or an inner `*` in one policy; each is an automaton of some ten KiB.
+/// Most patterns with `?`, `[` or several `*` in one policy; each is an automaton of some ten KiB.
 pub(crate) const MAX_COSTLY: usize = 8192;
 /// Most diagnostics of one severity for one file.
 const MAX_SHOWN: usize = 100;

@@ -255,7 +255,7 @@ fn bound_patterns(
         }
     }
     if before <= MAX_COSTLY && *costly > MAX_COSTLY {
-        let message = format!("more than {MAX_COSTLY} patterns with `?`, `[` or an inner `*`");
+        let message = format!("more than {MAX_COSTLY} patterns with `?`, `[` or several `*`");
         report.mistake(
             Code::BadRange,
             item.key.clone(),

@@ -16,3 +16,5 @@ mod matching;
 mod properties;
 #[cfg(test)]
 mod reach;
+#[cfg(test)]
+mod shipped;
