@@ -19,21 +19,12 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use crate::diagnostic::{Code, Diagnostic, Label, Severity, Source};
+use crate::keys::MAX_RULES;
 use crate::rule::{HostProgram, Policy, Rule};
 use crate::{keys, suggest};
 
 pub(crate) use settings::settings;
 
-/// Most rules in one policy.
-pub(crate) const MAX_RULES: usize = 4096;
-/// Most values in one list.
-pub(crate) const MAX_LIST: usize = 256;
-/// Longest single text, in bytes.
-pub(crate) const MAX_TEXT: usize = 1024;
-/// Most words in one argv.
-pub(crate) const MAX_ARGV: usize = 64;
-/// Most patterns with `?`, `[` or several `*` in one policy; each is an automaton of some ten KiB.
-pub(crate) const MAX_COSTLY: usize = 8192;
 /// Most diagnostics of one severity for one file.
 const MAX_SHOWN: usize = 100;
 

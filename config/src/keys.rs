@@ -4,6 +4,16 @@
 use crate::facts::{Runtime, UserNamespace};
 use crate::upcall::{Kind, Signal};
 
+/// Most rules in one policy.
+pub const MAX_RULES: usize = 4096;
+/// Most values in one list.
+pub const MAX_LIST: usize = 256;
+/// Longest single text, in bytes; a word of argv may be longer, [`crate::template::MAX_WORD`].
+pub const MAX_TEXT: usize = 1024;
+/// Most words in one argv.
+pub const MAX_ARGV: usize = 64;
+/// Most patterns with `?`, `[` or several `*` in one policy; each is an automaton of some ten KiB.
+pub const MAX_COSTLY: usize = 8192;
 /// One key.
 #[derive(Debug, Clone, Copy)]
 pub struct Key {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::upcall::Kind;
 
 /// Longest word after filling in, in bytes; what is beyond is cut. Tenants choose some of the texts.
-pub(crate) const MAX_WORD: usize = 4096;
+pub const MAX_WORD: usize = 4096;
 
 /// What a word of argv can have filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

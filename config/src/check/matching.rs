@@ -3,11 +3,11 @@
 use std::ops::RangeInclusive;
 
 use super::table::{Item, Value};
-use super::{MAX_COSTLY, Report, value};
+use super::{Report, value};
 use crate::diagnostic::Code;
 use crate::facts::{Runtime, UserNamespace};
 use crate::field::{Field, Shape};
-use crate::keys::Words;
+use crate::keys::{MAX_COSTLY, Words};
 use crate::pattern::Pattern;
 use crate::rule::{Condition, Test};
 use crate::upcall::{Kind, Signal};

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::Report;
 use super::table::{Item, Value, place_in};
-use super::{MAX_ARGV, Report};
 use crate::diagnostic::Code;
+use crate::keys::MAX_ARGV;
 use crate::template::{MAX_WORD, Placeholder, Template, TemplateError, TemplateMistake};
 use crate::upcall::Kind;
 

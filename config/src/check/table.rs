@@ -5,9 +5,9 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{MAX_LIST, MAX_TEXT, Report};
+use super::Report;
 use crate::diagnostic::Code;
-use crate::keys::{self, Keys};
+use crate::keys::{self, Keys, MAX_LIST, MAX_TEXT};
 
 /// A value and its place.
 pub(crate) type Value<'a> = Spanned<DeValue<'a>>;

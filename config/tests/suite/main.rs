@@ -5,6 +5,8 @@ mod cases;
 #[cfg(test)]
 mod decide;
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod explain;
 #[cfg(test)]
 mod files;
@@ -16,5 +18,7 @@ mod matching;
 mod properties;
 #[cfg(test)]
 mod reach;
+#[cfg(test)]
+mod schema;
 #[cfg(test)]
 mod shipped;
