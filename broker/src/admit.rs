@@ -1,0 +1,361 @@
+//! How much at once, and how often: one tenant's storm must not cost another's crash, nor stall the kernel.
+//!
+//! Decided before a byte is read. The global limit waits a moment and then leaves the core to the shim's spool; a
+//! container's own limits and a rule's refuse, and the refusal is recorded.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use upcall_config::facts::{Facts, Reason};
+use upcall_config::plan::{Limit, Rate};
+use upcall_config::rule::RuleRef;
+use upcall_config::settings::LimitSettings;
+
+/// How long an upcall waits for a place: below the shim's own deadline of two seconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Upcalls of one container that wait for a place; more are refused at once.
+const WAITING_MAX: usize = 64;
+
+/// A container or user that was quiet for this long is forgotten.
+const MEMORY: Duration = Duration::from_mins(10);
+
+/// Whose upcall it is: limits are counted apart for each.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Tenant {
+    /// A registered container, by runtime and id.
+    Container(&'static str, Vec<u8>),
+    /// A user of the host, outside of any container we know.
+    User(u32),
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Tenant {
+    /// Whose the facts are.
+    pub fn of(facts: &Facts) -> Self {
+        match (&facts.container, facts.process.uid) {
+            (Some(container), _) => {
+                Self::Container(container.runtime.as_str(), container.id.clone())
+            }
+            (None, Some(uid)) => Self::User(uid),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+/// A refusal by a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// Everything is busy: the shim keeps the core.
+    Overload,
+    /// A limit of this container's or of this rule: refused for good.
+    Limit {
+        /// `rate_limit` or `concurrency`.
+        reason: Reason,
+        /// One line for people.
+        message: String,
+    },
+}
+
+/// Leave to go on; giving it back makes room for the next.
+#[derive(Debug)]
+pub struct Ticket {
+    _global: OwnedSemaphorePermit,
+    _tenant: OwnedSemaphorePermit,
+    _rule: Option<OwnedSemaphorePermit>,
+}
+
+/// All limits.
+#[derive(Debug)]
+pub struct Admit {
+    settings: LimitSettings,
+    global: Arc<Semaphore>,
+    tenants: Mutex<HashMap<Tenant, Places>>,
+    rules: Mutex<HashMap<(RuleRef, Tenant), RulePlaces>>,
+}
+
+#[derive(Debug)]
+struct Places {
+    semaphore: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    used: Instant,
+}
+
+#[derive(Debug)]
+struct RulePlaces {
+    bucket: Option<Bucket>,
+    semaphore: Option<Arc<Semaphore>>,
+    used: Instant,
+}
+
+/// A token bucket: as many at once as the rate's count, refilled evenly.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    rate: Rate,
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new(rate: Rate, now: Instant) -> Self {
+        Self {
+            rate,
+            tokens: f64::from(rate.count),
+            filled: now,
+        }
+    }
+
+    /// Takes a token, or says in how long there is one.
+    fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let per_second = f64::from(self.rate.count) / self.rate.per.as_secs_f64().max(0.001);
+        let gained = now.saturating_duration_since(self.filled).as_secs_f64() * per_second;
+        self.tokens = (self.tokens + gained).min(f64::from(self.rate.count));
+        self.filled = now;
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64(
+            (1.0 - self.tokens) / per_second.max(1e-9),
+        ))
+    }
+}
+
+impl Admit {
+    /// With these limits.
+    pub fn new(settings: LimitSettings) -> Self {
+        Self {
+            settings,
+            global: Arc::new(Semaphore::new(
+                usize::try_from(settings.concurrent).unwrap_or(1),
+            )),
+            tenants: Mutex::default(),
+            rules: Mutex::default(),
+        }
+    }
+
+    /// Asks for a place. `rule` is the rule that matched and its limit.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn enter(
+        &self,
+        tenant: &Tenant,
+        rule: Option<(&RuleRef, Limit)>,
+    ) -> Result<Ticket, Refused> {
+        let rule = match rule {
+            Some((rule, limit)) => self.enter_rule(rule, limit, tenant)?,
+            None => None,
+        };
+        let per_container = self.settings.per_container;
+        let (places, waiting) = self.places(tenant);
+        let crowded = || Refused::Limit {
+            reason: Reason::Concurrency,
+            message: format!(
+                "{per_container} of its upcalls are being handled already \
+                 (limits.per_container in upcalld.toml)"
+            ),
+        };
+        let tenant = if let Ok(permit) = Arc::clone(&places).try_acquire_owned() {
+            permit
+        } else {
+            let _waiting = waiting.try_acquire_owned().map_err(|_| crowded())?;
+            let permit = tokio::time::timeout(PATIENCE, places.acquire_owned()).await;
+            permit.ok().and_then(Result::ok).ok_or_else(crowded)?
+        };
+        let global = if let Ok(permit) = Arc::clone(&self.global).try_acquire_owned() {
+            permit
+        } else {
+            let global = Arc::clone(&self.global);
+            let permit = tokio::time::timeout(PATIENCE, global.acquire_owned()).await;
+            permit.ok().and_then(Result::ok).ok_or(Refused::Overload)?
+        };
+        Ok(Ticket {
+            _global: global,
+            _tenant: tenant,
+            _rule: rule,
+        })
+    }
+
+    fn places(&self, tenant: &Tenant) -> (Arc<Semaphore>, Arc<Semaphore>) {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        // Strong count 1 is ours alone: nobody of theirs is here or waits.
+        tenants.retain(|_, places| {
+            now.saturating_duration_since(places.used) < MEMORY
+                || Arc::strong_count(&places.semaphore) > 1
+        });
+        let per_container = usize::try_from(self.settings.per_container).unwrap_or(1);
+        let places = tenants.entry(tenant.clone()).or_insert_with(|| Places {
+            semaphore: Arc::new(Semaphore::new(per_container)),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            used: now,
+        });
+        places.used = now;
+        (Arc::clone(&places.semaphore), Arc::clone(&places.waiting))
+    }
+
+    fn enter_rule(
+        &self,
+        rule: &RuleRef,
+        limit: Limit,
+        tenant: &Tenant,
+    ) -> Result<Option<OwnedSemaphorePermit>, Refused> {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        rules.retain(|_, places| {
+            now.saturating_duration_since(places.used) < MEMORY.max(places.period())
+                || places
+                    .semaphore
+                    .as_ref()
+                    .is_some_and(|semaphore| Arc::strong_count(semaphore) > 1)
+        });
+        let places = rules
+            .entry((rule.clone(), tenant.clone()))
+            .or_insert_with(|| RulePlaces {
+                bucket: limit.rate.map(|rate| Bucket::new(rate, now)),
+                semaphore: limit
+                    .concurrent
+                    .map(|count| Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(1)))),
+                used: now,
+            });
+        places.used = now;
+        let permit = match &places.semaphore {
+            None => None,
+            Some(semaphore) => {
+                let permit = Arc::clone(semaphore).try_acquire_owned();
+                Some(permit.map_err(|_| Refused::Limit {
+                    reason: Reason::Concurrency,
+                    message: format!(
+                        "{} at once is what {rule} allows",
+                        limit.concurrent.unwrap_or_default()
+                    ),
+                })?)
+            }
+        };
+        if let Some(bucket) = &mut places.bucket {
+            bucket.take(now).map_err(|next| Refused::Limit {
+                reason: Reason::RateLimit,
+                message: format!(
+                    "{rule} allows {} in {} s; next in {} s",
+                    bucket.rate.count,
+                    bucket.rate.per.as_secs(),
+                    next.as_secs() + 1
+                ),
+            })?;
+        }
+        Ok(permit)
+    }
+}
+
+impl RulePlaces {
+    fn period(&self) -> Duration {
+        self.bucket.map_or(Duration::ZERO, |bucket| bucket.rate.per)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule() -> RuleRef {
+        RuleRef {
+            file: std::path::Path::new("/r/50-shop.toml").into(),
+            line: 12,
+            name: None,
+        }
+    }
+
+    fn container(id: &str) -> Tenant {
+        Tenant::Container("runc", id.as_bytes().to_vec())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_is_counted_for_each_container_apart() {
+        let admit = Admit::new(LimitSettings {
+            concurrent: 64,
+            per_container: 64,
+        });
+        let rate = Some(Rate {
+            count: 3,
+            per: Duration::from_mins(1),
+        });
+        let limit = Limit {
+            rate,
+            concurrent: None,
+        };
+        let rule = rule();
+        for _ in 0..3 {
+            drop(
+                admit
+                    .enter(&container("a"), Some((&rule, limit)))
+                    .await
+                    .unwrap(),
+            );
+        }
+        let refused = admit
+            .enter(&container("a"), Some((&rule, limit)))
+            .await
+            .unwrap_err();
+        let Refused::Limit { reason, message } = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(reason, Reason::RateLimit);
+        assert!(
+            message.contains("50-shop.toml:12 allows 3 in 60 s; next in "),
+            "{message}"
+        );
+        assert!(
+            admit
+                .enter(&container("b"), Some((&rule, limit)))
+                .await
+                .is_ok()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_of_one_container_leaves_room_for_another() {
+        let admit = Admit::new(LimitSettings {
+            concurrent: 3,
+            per_container: 2,
+        });
+        let _one = admit.enter(&container("a"), None).await.unwrap();
+        let two = admit.enter(&container("a"), None).await.unwrap();
+        let refused = admit.enter(&container("a"), None).await.unwrap_err();
+        assert!(matches!(
+            refused,
+            Refused::Limit {
+                reason: Reason::Concurrency,
+                ..
+            }
+        ));
+        let _other = admit.enter(&container("b"), None).await.unwrap();
+        assert_eq!(
+            admit.enter(&container("c"), None).await.unwrap_err(),
+            Refused::Overload
+        );
+        drop(two);
+        assert!(admit.enter(&container("a"), None).await.is_ok());
+    }
+
+    #[test]
+    fn a_bucket_fills_up_again_and_not_over_its_brim() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(
+            Rate {
+                count: 2,
+                per: Duration::from_secs(10),
+            },
+            start,
+        );
+        assert!(bucket.take(start).is_ok() && bucket.take(start).is_ok());
+        assert_eq!(bucket.take(start).unwrap_err().as_secs(), 5);
+        assert!(bucket.take(start + Duration::from_secs(5)).is_ok());
+        let later = start + Duration::from_hours(1);
+        assert!(bucket.take(later).is_ok() && bucket.take(later).is_ok());
+        assert!(bucket.take(later).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! Where upcalls come in: accept, see who it is, and turn what they say into an upcall.
+
+pub mod shim;

@@ -1,0 +1,142 @@
+//! Requests of the shim: one record, its descriptors, and whether it is the kernel's own shim that sends them.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use upcall_helpers::wire::{DecodeError, Hook, Request, RequestFd, Verdict};
+
+use crate::identify::core::{CoreWords, WordsError};
+use crate::linux::namespace::{Ns, NsSet};
+use crate::linux::pidref::PidRef;
+use crate::linux::procdir::ProcDir;
+use crate::linux::seqpacket::{Connection, Peer};
+
+/// A request comes with the connection; whoever says nothing for this long says nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A core dump that the shim hands over.
+#[derive(Debug)]
+pub struct CoreCall {
+    /// The kernel's words.
+    pub words: CoreWords,
+    /// The read end of the kernel's pipe.
+    pub pipe: OwnedFd,
+    /// Who takes its token reads the pipe.
+    pub claim: OwnedFd,
+    /// The kernel's pidfd.
+    pub pidfd: Option<OwnedFd>,
+    /// When the shim started: nanoseconds of `CLOCK_MONOTONIC`.
+    pub started: u64,
+    /// When the shim started: clock ticks since boot.
+    pub started_ticks: u64,
+    /// Where the verdict goes.
+    pub shim: Shim,
+}
+
+/// The shim, waiting for its verdict.
+#[derive(Debug)]
+pub struct Shim(Connection);
+
+/// Why a connection is no upcall.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// The socket.
+    #[error("socket: {0}")]
+    Socket(#[from] std::io::Error),
+    /// It cannot be known who connected.
+    #[error("the peer cannot be known: {0}")]
+    Peer(Errno),
+    /// Who connected is not root on the host.
+    #[error("refused: uid {uid}, process {pid}: not root of the host")]
+    NotRoot {
+        /// Its uid.
+        uid: u32,
+        /// Its pid.
+        pid: u32,
+    },
+    /// Who connected was not started by the kernel.
+    #[error("refused: process {0} was not started by the kernel")]
+    NotKernels(u32),
+    /// What it sent is no request.
+    #[error("not a request: {0}")]
+    Decode(#[from] DecodeError),
+    /// A request without what it needs.
+    #[error("a request without {0}")]
+    Incomplete(&'static str),
+    /// Not our words.
+    #[error(transparent)]
+    Words(#[from] WordsError),
+}
+
+impl Shim {
+    /// Tells the verdict; a shim that has gone has done without.
+    pub fn tell(&self, verdict: Verdict) {
+        if let Ok(record) = verdict.encode() {
+            let _ = self.0.send(&record, &[]);
+        }
+    }
+}
+
+/// Takes one request from a connection.
+///
+/// `any_peer` takes it from any root process: for tests, and only in builds with debug assertions.
+///
+/// # Errors
+/// See [`IntakeError`].
+pub async fn take(
+    connection: Connection,
+    host: &NsSet,
+    any_peer: bool,
+) -> Result<CoreCall, IntakeError> {
+    let peer = connection.peer().map_err(IntakeError::Peer)?;
+    let started_ticks = check_peer(&peer, host, any_peer)?;
+    let received = connection.receive_within(PATIENCE).await?;
+    let request = Request::decode(&received.record, received.fds.len())?;
+    let Hook::Core = request.hook;
+    let (mut pipe, mut claim, mut pidfd) = (None, None, None);
+    for (what, fd) in request.fds.iter().zip(received.fds) {
+        match what {
+            RequestFd::Stdin => pipe = Some(fd),
+            RequestFd::Claim => claim = Some(fd),
+            RequestFd::Pidfd => pidfd = Some(fd),
+        }
+    }
+    Ok(CoreCall {
+        words: CoreWords::new(request.argv)?,
+        pipe: pipe.ok_or(IntakeError::Incomplete("the kernel's pipe"))?,
+        claim: claim.ok_or(IntakeError::Incomplete("a claim"))?,
+        pidfd,
+        started: request.started,
+        started_ticks,
+        shim: Shim(connection),
+    })
+}
+
+/// The kernel starts its helpers from a thread of its own, without a session, as root of the host (kernel/umh.c).
+/// Nobody else can make a process like that: its children have it as their parent, and sessions are made, not left.
+/// Returns when it started.
+fn check_peer(peer: &Peer, host: &NsSet, any_peer: bool) -> Result<u64, IntakeError> {
+    let pid = peer.process.pid();
+    let stranger = IntakeError::NotRoot { uid: peer.uid, pid };
+    if peer.uid != 0 {
+        return Err(stranger);
+    }
+    let look = || -> Result<(NsSet, crate::linux::parse::Stat, bool), Errno> {
+        let directory = ProcDir::open(pid)?;
+        let stat = directory.stat()?;
+        let namespaces = NsSet::of(&peer.process, &directory)?;
+        let parent = ProcDir::open(stat.parent)?.stat()?;
+        Ok((namespaces, stat, parent.is_kernel_thread()))
+    };
+    let (namespaces, stat, kernels) = look().map_err(IntakeError::Peer)?;
+    PidRef::verify(&peer.process).map_err(|_| IntakeError::Peer(Errno::ESRCH))?;
+    if namespaces.id(Ns::User) != host.id(Ns::User) {
+        return Err(stranger);
+    }
+    let accepted = kernels && stat.session == 0 || any_peer && cfg!(debug_assertions);
+    if !accepted {
+        return Err(IntakeError::NotKernels(pid));
+    }
+    Ok(stat.start)
+}

@@ -1,0 +1,156 @@
+//! Directories of cgroups, through mounts of our own.
+//!
+//! The mounts are attached nowhere: they exist on every host alike (cgroup2, v1, hybrid), see the whole hierarchy
+//! wherever the host has mounted what, and no container ever sees them. A cgroup's path comes from a tenant in part,
+//! so it is looked up beneath the mount and follows nothing.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+use super::parse::CgroupLine;
+use super::procdir::ProcDir;
+use super::sys;
+
+/// Our mounts, one per hierarchy.
+#[derive(Debug)]
+pub struct Cgroups {
+    unified: OwnedFd,
+    /// By the controllers as /proc/PID/cgroup names them.
+    v1: BTreeMap<Vec<u8>, OwnedFd>,
+    /// Where we are ourselves, by the same names.
+    own: Vec<CgroupLine>,
+}
+
+impl Cgroups {
+    /// Mounts every hierarchy that there is.
+    ///
+    /// # Errors
+    /// As fsopen(2) and the rest; a v1 hierarchy that cannot be mounted is an error too, since a helper could not be
+    /// confined in it.
+    pub fn mount() -> Result<Self, Errno> {
+        let own = ProcDir::open(std::process::id())?.cgroups()?;
+        let unified = sys::detached_mount(c"cgroup2", &[])?;
+        let mut v1 = BTreeMap::new();
+        for line in own.iter().filter(|line| !line.controllers.is_empty()) {
+            v1.insert(line.controllers.clone(), mount_v1(&line.controllers)?);
+        }
+        Ok(Self { unified, v1, own })
+    }
+
+    /// The directory of a process's cgroup in cgroup2, to make children in.
+    ///
+    /// # Errors
+    /// `ENOENT` where it is gone.
+    pub fn unified(&self, place: &[CgroupLine]) -> Result<OwnedFd, Errno> {
+        let path = place
+            .iter()
+            .find(|line| line.controllers.is_empty())
+            .map(|line| &line.path);
+        let path = path.map_or(b"/".as_slice(), Vec::as_slice);
+        directory(self.unified.as_fd(), path)
+    }
+
+    /// The directories of a process's cgroups in those v1 hierarchies in which it is elsewhere than we are.
+    ///
+    /// # Errors
+    /// `ENOENT` where one is gone.
+    pub fn v1(&self, place: &[CgroupLine]) -> Result<Vec<OwnedFd>, Errno> {
+        let v1 = place.iter().filter(|line| !line.controllers.is_empty());
+        v1.filter(|line| !self.own.contains(line))
+            .map(|line| {
+                let mount = self.v1.get(&line.controllers).ok_or(Errno::ENOENT)?;
+                directory(mount.as_fd(), &line.path)
+            })
+            .collect()
+    }
+
+    /// A directory of our own in cgroup2, made if need be, for helpers that a container does not pay for.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn for_broker(&self) -> Result<OwnedFd, Errno> {
+        self.unified(&self.own)
+    }
+}
+
+fn mount_v1(controllers: &[u8]) -> Result<OwnedFd, Errno> {
+    let words: Result<Vec<CString>, _> = controllers
+        .split(|byte| *byte == b',')
+        .map(CString::new)
+        .collect();
+    let words = words.map_err(|_| Errno::EINVAL)?;
+    // A named hierarchy is `name=systemd`; controllers are flags.
+    let names: Vec<Option<CString>> = words
+        .iter()
+        .map(|word| {
+            word.to_bytes()
+                .strip_prefix(b"name=")
+                .and_then(|name| CString::new(name).ok())
+        })
+        .collect();
+    let options: Vec<_> = words
+        .iter()
+        .zip(&names)
+        .map(|(word, name)| match name {
+            Some(name) => (c"name", Some(name.as_c_str())),
+            None => (word.as_c_str(), None),
+        })
+        .collect();
+    // A hierarchy that is known by its name alone has no controllers, and says so.
+    let named_only = names.iter().all(Option::is_some);
+    let mut options = options;
+    if named_only {
+        options.push((c"none", None));
+    }
+    sys::detached_mount(c"cgroup", &options)
+}
+
+/// A directory beneath a mount. Cgroup file systems have no links; the flags keep a surprise out all the same.
+fn directory(mount: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let relative = path.strip_prefix(b"/").unwrap_or(path);
+    let relative = if relative.is_empty() { b"." } else { relative };
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_XDEV,
+        );
+    openat2(mount, Path::new(OsStr::from_bytes(relative)), how)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_cgroup_is_found_in_every_hierarchy() {
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("SKIPPED: needs root to mount cgroup file systems");
+            return;
+        }
+        let cgroups = Cgroups::mount().unwrap();
+        assert_eq!(cgroups.v1.len(), cgroups.own.len() - 1);
+        assert!(cgroups.unified(&cgroups.own).is_ok());
+        assert!(
+            cgroups.v1(&cgroups.own).unwrap().is_empty(),
+            "nothing to join where we are already"
+        );
+        let gone = [CgroupLine {
+            controllers: vec![],
+            path: b"/no/such".to_vec(),
+        }];
+        assert_eq!(cgroups.unified(&gone).err(), Some(Errno::ENOENT));
+        let outside = [CgroupLine {
+            controllers: vec![],
+            path: b"/../../etc".to_vec(),
+        }];
+        assert_eq!(cgroups.unified(&outside).err(), Some(Errno::EXDEV));
+    }
+}

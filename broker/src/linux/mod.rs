@@ -1,0 +1,12 @@
+//! Interfaces of the kernel as safe types. They know nothing of upcalls, rules or runtimes.
+
+pub mod capability;
+pub mod cgroup;
+pub mod memfd;
+pub mod namespace;
+pub mod parse;
+pub mod pidref;
+pub mod procdir;
+pub mod secure;
+pub mod seqpacket;
+pub mod sys;

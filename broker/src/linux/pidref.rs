@@ -1,0 +1,107 @@
+//! A process, held: its pidfd and, for reading /proc, its number.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::stat::fstat;
+use upcall_helpers::sys as calls;
+
+use super::parse;
+use super::sys;
+
+/// One process, from first touch to last. Comparing numbers compares nothing: they are used again. Two references are
+/// to the same process where [`PidRef::is_same`] says so.
+#[derive(Debug)]
+pub struct PidRef {
+    pid: u32,
+    fd: OwnedFd,
+}
+
+/// The process is not there any more; whatever was read of its number may have been another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the process is gone")]
+pub struct Gone;
+
+impl PidRef {
+    /// Opens the process that has this number *now*.
+    ///
+    /// # Errors
+    /// `ESRCH` where there is none.
+    pub fn open(pid: u32) -> Result<Self, Errno> {
+        Ok(Self {
+            pid,
+            fd: calls::pidfd_open(pid)?,
+        })
+    }
+
+    /// Takes a pidfd that the kernel or a peer gave us, and asks it for its number.
+    ///
+    /// # Errors
+    /// `ESRCH` where the process was reaped; `EBADF` where this is no pidfd.
+    pub fn from_pidfd(fd: OwnedFd) -> Result<Self, Errno> {
+        let pid = match sys::pidfd_info(fd.as_fd()) {
+            Ok(info) => info.pid,
+            Err(Errno::ESRCH) => return Err(Errno::ESRCH),
+            // Before 6.13: /proc says it, -1 for a process that was reaped.
+            Err(_) => number_of(&fd)?,
+        };
+        Ok(Self { pid, fd })
+    }
+
+    /// The number in our pid namespace. Good for one look into /proc, if [`PidRef::verify`] follows it.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The pidfd.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Asks whether the process still has its number, so that what was read under it was its own. A zombie has it
+    /// too.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn verify(&self) -> Result<(), Gone> {
+        calls::pidfd_send_signal(self.fd(), 0).map_err(|_| Gone)
+    }
+
+    /// Whether both are the same process: a pidfd's inode is its process's own on kernels since 6.9; before, all
+    /// pidfds share one, and numbers of two verified references decide.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let inode = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        self.pid == other.pid
+            && inode(&self.fd) == inode(&other.fd)
+            && self.verify().is_ok()
+            && other.verify().is_ok()
+    }
+}
+
+/// The `Pid:` line of /proc/self/fdinfo/N (proc_pid_fdinfo(5)).
+fn number_of(fd: &OwnedFd) -> Result<u32, Errno> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+    let text = std::fs::read(path).map_err(|_| Errno::EBADF)?;
+    match parse::field(&text, b"Pid").and_then(parse::signed) {
+        Some(-1) => Err(Errno::ESRCH),
+        Some(pid) => u32::try_from(pid).map_err(|_| Errno::EBADF),
+        None => Err(Errno::EBADF),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_finds_its_own_number_and_only_its_own_process() {
+        let own = PidRef::open(std::process::id()).unwrap();
+        let again = PidRef::from_pidfd(calls::pidfd_open(std::process::id()).unwrap()).unwrap();
+        assert_eq!(again.pid(), std::process::id());
+        assert!(own.is_same(&again) && own.verify().is_ok());
+        let init = PidRef::open(1).unwrap();
+        assert!(!own.is_same(&init));
+        assert_eq!(number_of(&again.fd), Ok(std::process::id()));
+    }
+}

@@ -1,0 +1,153 @@
+//! One process's directory in /proc, opened once: numbers are used again, an open directory is not another's.
+//!
+//! It is still not the *same process as a pidfd's* until [`PidRef::verify`](super::pidref::PidRef::verify) has said,
+//! after the last read, that the number was its own all the time.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::stat::Mode;
+
+use super::parse::{self, CgroupLine, IdMap, Stat, Status};
+
+/// Files that a tenant can make long (status grows with groups) are read up to here; longer ones are an error.
+const FILE_MAX: usize = 64 * 1024;
+
+/// An open /proc/PID or /proc/PID/task/TID.
+#[derive(Debug)]
+pub struct ProcDir {
+    fd: OwnedFd,
+}
+
+impl ProcDir {
+    /// /proc/PID of the process that has this number now.
+    ///
+    /// # Errors
+    /// `ENOENT` where there is none.
+    pub fn open(pid: u32) -> Result<Self, Errno> {
+        Self::at(&format!("/proc/{pid}"))
+    }
+
+    /// /proc/PID/task/TID: a thread lives on where its group's leader is a zombie and shows nothing any more.
+    ///
+    /// # Errors
+    /// `ENOENT` where there is none.
+    pub fn open_thread(pid: u32, tid: u32) -> Result<Self, Errno> {
+        Self::at(&format!("/proc/{pid}/task/{tid}"))
+    }
+
+    fn at(path: &str) -> Result<Self, Errno> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
+        Ok(Self {
+            fd: open(path, flags, Mode::empty())?,
+        })
+    }
+
+    /// The directory.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// A whole file, at most 64 KiB.
+    ///
+    /// # Errors
+    /// `ESRCH` or `ENOENT` for a process that is gone; `EFBIG` for a longer file.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, Errno> {
+        let fd = openat(
+            &self.fd,
+            name,
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut bytes = vec![0; 4096];
+        let mut length = 0;
+        loop {
+            let Some(rest) = bytes.get_mut(length..) else {
+                return Err(Errno::EIO);
+            };
+            match nix::unistd::read(&fd, rest)? {
+                0 => break,
+                more => length += more,
+            }
+            if length == bytes.len() {
+                if length >= FILE_MAX {
+                    return Err(Errno::EFBIG);
+                }
+                bytes.resize(length * 4, 0);
+            }
+        }
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// /proc/PID/status.
+    ///
+    /// # Errors
+    /// As [`ProcDir::read`]; `EBADMSG` for a file that is not one.
+    pub fn status(&self) -> Result<Status, Errno> {
+        Status::parse(&self.read("status")?).ok_or(Errno::EBADMSG)
+    }
+
+    /// /proc/PID/stat.
+    ///
+    /// # Errors
+    /// As [`ProcDir::read`]; `EBADMSG` for a file that is not one.
+    pub fn stat(&self) -> Result<Stat, Errno> {
+        Stat::parse(&self.read("stat")?).ok_or(Errno::EBADMSG)
+    }
+
+    /// /proc/PID/cgroup.
+    ///
+    /// # Errors
+    /// As [`ProcDir::read`]; `EBADMSG` for a place that our cgroup namespace cannot name.
+    pub fn cgroups(&self) -> Result<Vec<CgroupLine>, Errno> {
+        parse::cgroups(&self.read("cgroup")?).ok_or(Errno::EBADMSG)
+    }
+
+    /// /proc/PID/uid_map and gid_map.
+    ///
+    /// # Errors
+    /// As [`ProcDir::read`]; `EBADMSG` for a file that is not one.
+    pub fn id_maps(&self) -> Result<[IdMap; 2], Errno> {
+        let read = |name| IdMap::parse(&self.read(name)?).ok_or(Errno::EBADMSG);
+        Ok([read("uid_map")?, read("gid_map")?])
+    }
+
+    /// What /proc/PID/exe links to; reading the link follows nothing.
+    ///
+    /// # Errors
+    /// As readlink(2); `ENOENT` for a kernel thread.
+    pub fn exe(&self) -> Result<Vec<u8>, Errno> {
+        readlinkat(&self.fd, "exe").map(OsStringExt::into_vec)
+    }
+
+    /// The LSM label as `LSM\0label` (proc_pid_attr(5)); empty where no module labels processes.
+    ///
+    /// # Errors
+    /// As [`ProcDir::read`].
+    pub fn label(&self) -> Result<Vec<u8>, Errno> {
+        for (module, file) in [
+            ("apparmor", "attr/apparmor/current"),
+            ("selinux", "attr/current"),
+        ] {
+            match self.read(file) {
+                Ok(label) => {
+                    let label = label.trim_ascii_end();
+                    let label = label.strip_suffix(b"\0").unwrap_or(label);
+                    // AppArmor adds the mode, which is not part of the profile's name.
+                    let name = label.split(|byte| *byte == b' ').next().unwrap_or_default();
+                    if module == "apparmor" && name == b"unconfined" || name.is_empty() {
+                        return Ok(Vec::new());
+                    }
+                    return Ok([module.as_bytes(), b"\0", name].concat());
+                }
+                // No such module, or one that labels nothing.
+                Err(Errno::ENOENT | Errno::EINVAL | Errno::EOPNOTSUPP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,129 @@
+//! Sockets of records, for the daemon's event loop: a listener, and connections that are read and written with
+//! deadlines. One record is one message; its descriptors come with it ([`upcall_helpers::seqpacket`]).
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, getsockopt, listen,
+    socket, socketpair,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use upcall_helpers::seqpacket::{self as records, Received};
+
+use super::pidref::PidRef;
+use super::sys;
+
+/// Waiting requests beyond this find the backlog full; the kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener(AsyncFd<OwnedFd>);
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection(AsyncFd<OwnedFd>);
+
+/// Who is on the other side, as of its connect(2).
+#[derive(Debug)]
+pub struct Peer {
+    /// Its user id, in our user namespace.
+    pub uid: u32,
+    /// The process, held.
+    pub process: PidRef,
+}
+
+impl Listener {
+    /// Listens at `path`, in place of what a former daemon left there. The directory is the caller's and root's alone.
+    ///
+    /// # Errors
+    /// As socket(2), bind(2), listen(2).
+    pub fn bind(path: &Path) -> std::io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        listen(&socket, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
+        sys::watch(socket).map(Self)
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// As accept(2); `EMFILE` and its kind should be waited out.
+    pub async fn accept(&self) -> std::io::Result<Connection> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let accept = |socket: &OwnedFd| Ok(accept4(socket.as_raw_fd(), flags)?);
+        let raw = self.0.async_io(Interest::READABLE, accept).await?;
+        Connection::new(upcall_helpers::sys::inherited(raw)?)
+    }
+}
+
+impl Connection {
+    /// Takes a connected socket.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn new(socket: OwnedFd) -> std::io::Result<Self> {
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        sys::watch(socket).map(Self)
+    }
+
+    /// Who connected.
+    ///
+    /// # Errors
+    /// `ESRCH` where it is gone already, on kernels before 6.16.
+    pub fn peer(&self) -> Result<Peer, Errno> {
+        let socket = self.0.get_ref();
+        let uid = getsockopt(socket, PeerCredentials)?.uid();
+        let process = PidRef::from_pidfd(getsockopt(socket, PeerPidfd)?)?;
+        Ok(Peer { uid, process })
+    }
+
+    /// The next record; an empty one is the end of the connection.
+    ///
+    /// # Errors
+    /// As recvmsg(2).
+    pub async fn receive(&self) -> std::io::Result<Received> {
+        let receive = |socket: &OwnedFd| Ok(records::receive(socket.as_fd())?);
+        self.0.async_io(Interest::READABLE, receive).await
+    }
+
+    /// The next record, if it comes in time.
+    ///
+    /// # Errors
+    /// As recvmsg(2); `TimedOut`.
+    pub async fn receive_within(&self, deadline: Duration) -> std::io::Result<Received> {
+        tokio::time::timeout(deadline, self.receive()).await?
+    }
+
+    /// Sends a record and descriptors now. A peer whose queue is full is not waited for.
+    ///
+    /// # Errors
+    /// As sendmsg(2); `EAGAIN` for a full queue, `EPIPE` for a peer that is gone.
+    pub fn send(&self, record: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Errno> {
+        records::send(self.0.get_ref().as_fd(), record, fds)
+    }
+}
+
+/// Two connected sockets of records, close-on-exec.
+///
+/// # Errors
+/// As socketpair(2).
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+}

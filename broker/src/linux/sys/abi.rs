@@ -1,0 +1,24 @@
+//! Structures and numbers of the kernel's that are newer than libc's.
+
+/// `struct pidfd_info` of linux/pidfd.h as of 6.13, 64 bytes; later kernels have longer ones and take this.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct PidfdInfo {
+    pub(super) mask: u64,
+    pub(super) cgroupid: u64,
+    pub(super) pid: u32,
+    pub(super) tgid: u32,
+    pub(super) ppid: u32,
+    pub(super) ids: [u32; 8],
+    pub(super) exit_code: i32,
+}
+
+const _: () = assert!(size_of::<PidfdInfo>() == libc::PIDFD_INFO_SIZE_VER0 as usize);
+
+pub(super) const PIDFD_INFO_PID: u64 = 1;
+pub(super) const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
+
+/// `enum fsconfig_command` of linux/mount.h.
+pub(super) const FSCONFIG_SET_FLAG: u32 = 0;
+pub(super) const FSCONFIG_SET_STRING: u32 = 1;
+pub(super) const FSCONFIG_CMD_CREATE: u32 = 6;

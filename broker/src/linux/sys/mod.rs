@@ -1,0 +1,192 @@
+//! System calls and ioctls that nix does not wrap, each as one safe function. The crate's only unsafe.
+
+#![expect(
+    unsafe_code,
+    reason = "the crate's system calls; every other module is without"
+)]
+
+mod abi;
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use tokio::io::unix::AsyncFd;
+
+use abi::PidfdInfo;
+
+/// What `PIDFD_GET_INFO` (6.13) says about a process that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Thread-group id in the caller's pid namespace.
+    pub pid: u32,
+    /// Id of its cgroup2 cgroup; on hosts with cgroup v1 often the root's.
+    pub cgroup: u64,
+}
+
+/// `ioctl(pidfd, PIDFD_GET_INFO)`, linux/pidfd.h.
+///
+/// # Errors
+/// `ENOTTY` or `EINVAL` on a kernel without it; `ESRCH` for a process that was reaped; `EREMOTE` for one outside the
+/// caller's pid namespace.
+pub fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<ProcessInfo, Errno> {
+    let mut info = PidfdInfo {
+        mask: abi::PIDFD_INFO_PID | abi::PIDFD_INFO_CGROUPID,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: the request's number carries the size of PidfdInfo, and the kernel reads and writes at most that much
+    // of the one that lives here.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    Errno::result(result)?;
+    if info.mask & abi::PIDFD_INFO_PID == 0 {
+        return Err(Errno::ESRCH);
+    }
+    Ok(ProcessInfo {
+        pid: info.tgid,
+        cgroup: info.cgroupid,
+    })
+}
+
+/// pidfd_open(2) of a single thread (`PIDFD_THREAD`, 6.9).
+///
+/// # Errors
+/// As pidfd_open(2); `EINVAL` on a kernel without it.
+pub fn pidfd_open_thread(tid: u32) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_open takes two numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, tid, libc::PIDFD_THREAD) };
+    own(i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?)
+}
+
+/// An ioctl without an argument that returns a new descriptor: `PIDFD_GET_*_NAMESPACE` (6.11) and `NS_GET_USERNS`,
+/// `NS_GET_PARENT` (4.9). The kernel opens them close-on-exec.
+///
+/// # Errors
+/// `ENOTTY` on a kernel without it, `ESRCH` for a process that is gone, `EPERM` beyond the caller's own namespaces.
+pub fn namespace_ioctl(fd: BorrowedFd<'_>, request: NamespaceRequest) -> Result<OwnedFd, Errno> {
+    // SAFETY: these requests take the number 0 and no pointer.
+    own(Errno::result(unsafe {
+        libc::ioctl(fd.as_raw_fd(), request.number(), 0)
+    })?)
+}
+
+/// Which descriptor [`namespace_ioctl`] asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamespaceRequest {
+    /// Of a pidfd: the process's namespace at this place of [`upcall_helpers::wire::NAMESPACES`].
+    OfProcess(usize),
+    /// Of a namespace: the user namespace that owns it.
+    Owner,
+    /// Of a user or pid namespace: the one above it.
+    Parent,
+}
+
+impl NamespaceRequest {
+    fn number(self) -> libc::Ioctl {
+        const OF_PROCESS: [libc::Ioctl; 8] = [
+            libc::PIDFD_GET_USER_NAMESPACE,
+            libc::PIDFD_GET_MNT_NAMESPACE,
+            libc::PIDFD_GET_PID_NAMESPACE,
+            libc::PIDFD_GET_NET_NAMESPACE,
+            libc::PIDFD_GET_IPC_NAMESPACE,
+            libc::PIDFD_GET_UTS_NAMESPACE,
+            libc::PIDFD_GET_CGROUP_NAMESPACE,
+            libc::PIDFD_GET_TIME_NAMESPACE,
+        ];
+        match self {
+            // Out of range asks for what no kernel knows, and gets ENOTTY.
+            Self::OfProcess(place) => OF_PROCESS.get(place).copied().unwrap_or(0),
+            Self::Owner => libc::NS_GET_USERNS,
+            Self::Parent => libc::NS_GET_PARENT,
+        }
+    }
+}
+
+/// The pid, in the caller's pid namespace, of the process that is `pid` in the pid namespace `namespace`
+/// (`NS_GET_TGID_FROM_PIDNS`, 6.11).
+///
+/// # Errors
+/// `ENOTTY` on a kernel without it; `ESRCH` where there is no such process.
+pub fn pid_from_namespace(namespace: BorrowedFd<'_>, pid: i32) -> Result<u32, Errno> {
+    // SAFETY: this request takes a number and no pointer.
+    let pid = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_TGID_FROM_PIDNS, pid) };
+    u32::try_from(Errno::result(pid)?).map_err(|_| Errno::EOVERFLOW)
+}
+
+/// A mount of a file system that is attached nowhere, so no mount table changes: fsopen(2), fsconfig(2), fsmount(2),
+/// 5.2. `options` are `name` or `name=value`.
+///
+/// # Errors
+/// The first call that failed; `EBUSY` for a cgroup v1 hierarchy with these controllers that cannot be had.
+pub fn detached_mount(kind: &CStr, options: &[(&CStr, Option<&CStr>)]) -> Result<OwnedFd, Errno> {
+    // SAFETY: fsopen reads one terminated string.
+    let context = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) };
+    let context = own(i32::try_from(Errno::result(context)?).map_err(|_| Errno::EBADF)?)?;
+    for (name, value) in options {
+        let command = if value.is_some() {
+            abi::FSCONFIG_SET_STRING
+        } else {
+            abi::FSCONFIG_SET_FLAG
+        };
+        configure(&context, command, Some(name), *value)?;
+    }
+    configure(&context, abi::FSCONFIG_CMD_CREATE, None, None)?;
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    // SAFETY: fsmount takes a descriptor and two numbers.
+    let mount = unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            libc::FSMOUNT_CLOEXEC,
+            attributes,
+        )
+    };
+    own(i32::try_from(Errno::result(mount)?).map_err(|_| Errno::EBADF)?)
+}
+
+fn configure(
+    context: &OwnedFd,
+    command: u32,
+    name: Option<&CStr>,
+    value: Option<&CStr>,
+) -> Result<(), Errno> {
+    let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
+    let (fd, name, value) = (context.as_raw_fd(), pointer(name), pointer(value));
+    // SAFETY: fsconfig reads two terminated strings, or null where the command takes none; the borrows outlive it.
+    Errno::result(unsafe { libc::syscall(libc::SYS_fsconfig, fd, command, name, value, 0) })
+        .map(drop)
+}
+
+/// Random bytes from the kernel (getrandom(2)).
+///
+/// # Errors
+/// As getrandom(2): none after boot for so few bytes.
+pub fn random() -> Result<[u8; 8], Errno> {
+    let mut bytes = [0; 8];
+    // SAFETY: getrandom writes at most the given number of bytes; the buffer has them.
+    let length = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if Errno::result(length)? == 8 {
+        Ok(bytes)
+    } else {
+        Err(Errno::EAGAIN)
+    }
+}
+
+/// Registers a descriptor that does not block with the event loop.
+///
+/// # Errors
+/// As epoll_ctl(2).
+pub fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: register wants the descriptor to stay open and the same for as long as the AsyncFd lives; it owns it
+    // now, an OwnedFd's number never changes, and nothing hands out the right to close it.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Makes a descriptor that a call just returned ours.
+fn own(fd: RawFd) -> Result<OwnedFd, Errno> {
+    if fd < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: from_raw_fd wants an open descriptor without another owner; the callers pass what a successful call
+    // that makes new descriptors returned, once.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

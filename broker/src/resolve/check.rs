@@ -1,0 +1,145 @@
+//! What makes a nominee the container of a process: kernel facts alone.
+
+use upcall_config::facts::Reason;
+
+use super::Container;
+use super::leader::{Leader, LeaderError};
+use super::oci::State;
+use crate::identify::Origin;
+use crate::linux::namespace::{Ns, NsSet};
+
+/// Why a nominee is not the container.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("{0}")]
+    Leader(#[from] LeaderError),
+    #[error("the process is not in its user and pid namespaces")]
+    Namespaces,
+    #[error("forged cgroup name: its init is not in this cgroup")]
+    Cgroup,
+}
+
+/// Opens the state's init and compares. `component` is the part of the cgroup's path that the container's own starts
+/// with, in every hierarchy.
+pub(super) fn accept(origin: &Origin, state: &State, component: &[u8]) -> Result<Leader, Refused> {
+    let leader = Leader::open(state.pid, state.start)?;
+    if !lives_below(origin, &leader) {
+        return Err(Refused::Namespaces);
+    }
+    let mut shared = false;
+    for line in &leader.cgroups {
+        let own = origin
+            .cgroups
+            .iter()
+            .find(|own| own.controllers == line.controllers);
+        // Where the init is not confined in a hierarchy by this name, that hierarchy says nothing.
+        let Some(root) = root(&line.path, component) else {
+            continue;
+        };
+        match own {
+            Some(own) if is_below(&own.path, root) => shared = true,
+            _ => return Err(Refused::Cgroup),
+        }
+    }
+    if !shared {
+        return Err(Refused::Cgroup);
+    }
+    Ok(leader)
+}
+
+/// Whether the process is in the init's user and pid namespaces or in ones below them.
+pub(super) fn lives_below(origin: &Origin, leader: &Leader) -> bool {
+    let within = |kind| {
+        origin
+            .namespaces
+            .get(kind)
+            .is_some_and(|own| own.is_within(leader.namespaces.id(kind)))
+    };
+    within(Ns::User) && within(Ns::Pid)
+}
+
+/// The path down to and with the innermost component of this name.
+fn root<'a>(path: &'a [u8], component: &[u8]) -> Option<&'a [u8]> {
+    let mut end = path.len();
+    loop {
+        let part = path.get(..end)?;
+        let start = part.iter().rposition(|byte| *byte == b'/')?;
+        if part.get(start + 1..) == Some(component) {
+            return Some(part);
+        }
+        end = start;
+    }
+}
+
+fn is_below(path: &[u8], root: &[u8]) -> bool {
+    path.strip_prefix(root)
+        .is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
+}
+
+/// Why a process of an accepted container must not be handled inside: what it has, the container did not give it. An
+/// admin's nsenter, a network plugin: their memory is the host's.
+pub(super) fn outside(
+    origin: &Origin,
+    container: &Container,
+    host: &NsSet,
+) -> Option<(Reason, String)> {
+    let leader = &container.leader;
+    let user = leader.namespaces.id(Ns::User);
+    let shares_user = user == host.id(Ns::User);
+    for kind in [Ns::Mnt, Ns::Net, Ns::Ipc, Ns::Uts, Ns::Cgroup, Ns::Time] {
+        let Some(own) = origin.namespaces.get(kind) else {
+            continue;
+        };
+        if own.id() == leader.namespaces.id(kind) {
+            continue;
+        }
+        // Made inside, by somebody whose user namespace is the container's or below: the host's are owned above. A
+        // container without one of its own owns nothing that could be told from the host's.
+        let nested_user = origin.namespaces.id(Ns::User) != user;
+        let made_inside = own.is_owned_within(user) && (!shares_user || nested_user);
+        if !made_inside || own.id() == host.id(kind) {
+            let why = format!("its {} namespace is not the container's", kind.name());
+            return Some((Reason::FromOutside, why));
+        }
+    }
+    // In a user namespace of its own it may hold everything, over nothing but that namespace.
+    let same_user = origin.namespaces.id(Ns::User) == user;
+    let held = origin.status.permitted | origin.status.effective;
+    if same_user && held & !leader.status.bounding != 0 {
+        let why = "it has capabilities that the container's init cannot get".to_owned();
+        return Some((Reason::FromOutside, why));
+    }
+    let ids = origin
+        .status
+        .uids
+        .iter()
+        .all(|uid| leader.uids.inside(*uid).is_some())
+        && origin
+            .status
+            .gids
+            .iter()
+            .all(|gid| leader.gids.inside(*gid).is_some());
+    if !ids {
+        let [uid, ..] = origin.status.uids;
+        let why = format!("its ids (uid {uid}) do not exist in the container");
+        return Some((Reason::UidNotMapped, why));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_cgroup_starts_at_the_component_that_named_it() {
+        assert_eq!(
+            root(b"/a/libpod-x/init.scope", b"libpod-x"),
+            Some(&b"/a/libpod-x"[..])
+        );
+        assert_eq!(root(b"/x/y/x/z", b"x"), Some(&b"/x/y/x"[..]));
+        assert_eq!(root(b"/a/libpod-xy", b"libpod-x"), None);
+        assert_eq!(root(b"/", b"x"), None);
+        assert!(is_below(b"/a/b", b"/a") && is_below(b"/a", b"/a") && !is_below(b"/ab", b"/a"));
+    }
+}

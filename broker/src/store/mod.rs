@@ -1,0 +1,5 @@
+//! What is kept: one record per upcall, and cores.
+
+pub mod id;
+pub mod record;
+pub mod records;
