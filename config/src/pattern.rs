@@ -271,6 +271,8 @@ mod tests {
         // `**/` would also match nothing at all
         assert!(!matches("**/x", b"x"));
         assert!(matches("**/x", b"a/b/x"));
+        assert!(!matches("a/**/b", b"a/b"));
+        assert!(matches("a/**/b", b"a/x/y/b"));
     }
 
     #[test]

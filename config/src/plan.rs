@@ -242,3 +242,51 @@ impl Store {
         self.ignore_limit
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(store: Option<Store>, on_failure: OnFailure) -> Plan {
+        Plan {
+            run: None,
+            run_refused: None,
+            store,
+            pass: false,
+            on_failure,
+            limit: None,
+        }
+    }
+
+    #[test]
+    fn after_a_failed_run_a_core_is_kept_or_passed_on_and_never_both() {
+        let small = Store {
+            max_size: 4096,
+            ignore_limit: false,
+        };
+        for (store, on_failure, kept, passed) in [
+            (None, OnFailure::Store, Some(Store::on_failure()), false),
+            (None, OnFailure::Pass, None, true),
+            (None, OnFailure::Drop, None, false),
+            (Some(small), OnFailure::Store, Some(small), false),
+            (Some(small), OnFailure::Pass, Some(small), false),
+            (Some(small), OnFailure::Drop, Some(small), false),
+        ] {
+            let after = plan(store, on_failure).after_failed_run();
+            assert_eq!(
+                (after.store(), after.pass()),
+                (kept, passed),
+                "{store:?} {on_failure:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_nobody_takes_is_kept_within_its_own_limit() {
+        let mut passing = plan(None, OnFailure::Store);
+        passing.pass = true;
+        let kept = passing.pass_as_store();
+        assert!(!kept.pass());
+        assert_eq!(kept.store().map(Store::ignore_limit), Some(false));
+    }
+}

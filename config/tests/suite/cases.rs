@@ -73,17 +73,29 @@ fn a_case_is_named_by_the_code_it_shows_and_every_code_has_one() {
     assert!(missing.is_empty(), "no case shows {missing:?}");
 }
 
+/// Nothing in it makes a terminal do anything but print.
+pub(crate) fn assert_fit_for_a_terminal(diagnostic: &Diagnostic) {
+    let plain = diagnostic.plain();
+    let mut texts = vec![plain.message, plain.file];
+    texts.extend(plain.label.into_iter().chain(plain.note).chain(plain.help));
+    texts.extend(
+        plain
+            .also
+            .into_iter()
+            .flat_map(|also| [also.file, also.text]),
+    );
+    texts.push(diagnostic.render(false).replace('\n', ""));
+    for text in texts {
+        let acts = |c: char| c.is_control() || matches!(c, '\u{202e}' | '\u{200b}' | '\u{feff}');
+        assert_eq!(text.chars().find(|c| acts(*c)), None, "{text:?}");
+    }
+}
+
 #[test]
 fn nothing_that_a_terminal_acts_on_comes_out() {
     for (name, text) in cases() {
         for diagnostic in check(&name, &text).diagnostics {
-            let plain = diagnostic.render(false);
-            let bad = plain.chars().find(|c| c.is_control() && *c != '\n');
-            assert_eq!(bad, None, "{name}: {plain:?}");
-            assert!(
-                !plain.contains(['\u{202e}', '\u{200b}']),
-                "{name}: {plain:?}"
-            );
+            assert_fit_for_a_terminal(&diagnostic);
         }
     }
 }

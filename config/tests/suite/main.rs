@@ -11,6 +11,8 @@ mod explain;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod garbage;
+#[cfg(test)]
 mod given;
 #[cfg(test)]
 mod matching;
