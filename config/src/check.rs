@@ -25,7 +25,7 @@ use crate::{keys, suggest};
 
 pub(crate) use settings::settings;
 
-/// Most diagnostics of one severity for one file.
+/// Most diagnostics of one severity for one file, and most warnings of one kind about all rules together.
 const MAX_SHOWN: usize = 100;
 
 /// The mistakes of one file.
@@ -136,11 +136,27 @@ pub(crate) struct PolicyBuilder {
 }
 
 impl PolicyBuilder {
+    /// How many rules there were, right or wrong.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen
+    }
+
     /// What can only be said about all rules together, and the policy.
     pub(crate) fn finish(self, diagnostics: &mut Vec<Diagnostic>) -> Policy {
-        diagnostics.extend(whole::duplicate_names(&self.rules));
-        diagnostics.extend(whole::unreachable(&self.rules));
-        diagnostics.extend(whole::unknown_labels(&self.rules));
+        for mut warnings in [
+            whole::duplicate_names(&self.rules),
+            whole::unreachable(&self.rules),
+            whole::unknown_labels(&self.rules),
+        ] {
+            if warnings.len() > MAX_SHOWN {
+                warnings.truncate(MAX_SHOWN);
+                let last = warnings.pop();
+                warnings.extend(
+                    last.map(|last| last.note("further warnings of this kind are not shown")),
+                );
+            }
+            diagnostics.append(&mut warnings);
+        }
         Policy {
             rules: self.rules,
             host_programs: self.host_programs,

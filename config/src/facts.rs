@@ -1,14 +1,19 @@
 //! What is known about the process that caused an upcall and about the container it lives in.
 //!
 //! Everything here was found by the broker, from the kernel and from root-owned state; nothing is read in this
-//! crate. `None` always means *unknown*: a condition on an unknown fact never grants anything.
+//! crate. `None` means *unknown*, except where a field says that it means "none": a condition on an unknown fact never
+//! grants anything.
 //! Tenants choose many of these texts (comm, exe, names, labels), so they are bytes and never more than that.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+mod reason;
+
 use crate::field::Field;
 use crate::text::{Escaped, escape};
+
+pub use reason::Reason;
 
 /// Facts that rules can look at.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -176,7 +181,8 @@ pub struct ContainerFacts {
     /// Host uid that owns the state this was proven by. Not 0: a user wrote it, and only rules that name
     /// `match.container.owner` see the container (denials see it always).
     pub owner: u32,
-    /// The Kubernetes or podman pod it belongs to.
+    /// The Kubernetes or podman pod it belongs to; `None`: it is known to belong to none. Of a pod about which
+    /// nothing could be found out, all fields are `None` instead.
     pub pod: Option<PodFacts>,
     /// What stands between its init and the host.
     pub confinement: Confinement,
@@ -224,155 +230,6 @@ pub enum Confinement {
     Privileged,
 }
 
-/// Why something was not done as a rule asked; the `reason` of a record. Stable words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(
-    missing_docs,
-    reason = "the word is the explanation; docs/rules.md has a line for each"
-)]
-pub enum Reason {
-    Rule,
-    Forged,
-    NotDumpable,
-    UidNotMapped,
-    FromOutside,
-    Unregistered,
-    UntrustedContainer,
-    IdentityLost,
-    Ambiguous,
-    ContainerGone,
-    ContainerFrozen,
-    HelperMissing,
-    HelperNotExecutable,
-    HelperExit,
-    HelperSignal,
-    HelperTimeout,
-    JoinFailed,
-    RateLimit,
-    Concurrency,
-    Quota,
-    DiskFloor,
-    TooLarge,
-    CoreLimit,
-    DaemonDown,
-    Late,
-    HookForeign,
-    PipeLimit,
-}
-
-impl Reason {
-    /// All reasons, in documentation order.
-    pub const ALL: [Self; 27] = [
-        Self::Rule,
-        Self::Forged,
-        Self::NotDumpable,
-        Self::UidNotMapped,
-        Self::FromOutside,
-        Self::Unregistered,
-        Self::UntrustedContainer,
-        Self::IdentityLost,
-        Self::Ambiguous,
-        Self::ContainerGone,
-        Self::ContainerFrozen,
-        Self::HelperMissing,
-        Self::HelperNotExecutable,
-        Self::HelperExit,
-        Self::HelperSignal,
-        Self::HelperTimeout,
-        Self::JoinFailed,
-        Self::RateLimit,
-        Self::Concurrency,
-        Self::Quota,
-        Self::DiskFloor,
-        Self::TooLarge,
-        Self::CoreLimit,
-        Self::DaemonDown,
-        Self::Late,
-        Self::HookForeign,
-        Self::PipeLimit,
-    ];
-
-    /// What the word means, as a clause.
-    pub fn meaning(self) -> &'static str {
-        match self {
-            Self::Rule => "a rule refuses it",
-            Self::Forged => "the request does not come from the kernel",
-            Self::NotDumpable => {
-                "the process changed its credentials (dumpable is not 1), so its core is root's alone"
-            }
-            Self::UidNotMapped => "an id is not mapped in the container's user namespace",
-            Self::FromOutside => {
-                "the process came into the container from outside, so it may hold what the container may not have"
-            }
-            Self::Unregistered => "the process lives in no registered container",
-            Self::UntrustedContainer => {
-                "the container is too close to the host for what its rule allows"
-            }
-            Self::IdentityLost => "the process was gone before it could be proven which one it was",
-            Self::Ambiguous => "more than one process may have caused it",
-            Self::ContainerGone => "the container ended before its helper was in it",
-            Self::ContainerFrozen => "the container is frozen, its helper would never run",
-            Self::HelperMissing => "the helper is not there",
-            Self::HelperNotExecutable => "the helper is there and cannot be executed",
-            Self::HelperExit => "the helper ended with an exit code other than 0",
-            Self::HelperSignal => "the helper was killed by a signal",
-            Self::HelperTimeout => "the helper made no progress within `run.timeout`",
-            Self::JoinFailed => "a step on the way into the container failed",
-            Self::RateLimit => "there were more than `limit.rate` allows",
-            Self::Concurrency => "more were running than `limit.concurrent` or `limits` allows",
-            Self::Quota => "the container's share of the space for cores is used up",
-            Self::DiskFloor => "less space is free than `store.keep_free` wants",
-            Self::TooLarge => "the core is larger than `store.max_size`",
-            Self::CoreLimit => {
-                "the process's own core limit forbids a core, and `store.ignore_limit` is false"
-            }
-            Self::DaemonDown => "upcalld did not run",
-            Self::Late => "the answer did not come before the deadline",
-            Self::HookForeign => "the kernel's hook belonged to somebody else",
-            Self::PipeLimit => "the kernel had reached `kernel.core_pipe_limit` and skipped it",
-        }
-    }
-
-    /// The word used in records and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rule => "rule",
-            Self::Forged => "forged",
-            Self::NotDumpable => "not_dumpable",
-            Self::UidNotMapped => "uid_not_mapped",
-            Self::FromOutside => "from_outside",
-            Self::Unregistered => "unregistered",
-            Self::UntrustedContainer => "untrusted_container",
-            Self::IdentityLost => "identity_lost",
-            Self::Ambiguous => "ambiguous",
-            Self::ContainerGone => "container_gone",
-            Self::ContainerFrozen => "container_frozen",
-            Self::HelperMissing => "helper_missing",
-            Self::HelperNotExecutable => "helper_not_executable",
-            Self::HelperExit => "helper_exit",
-            Self::HelperSignal => "helper_signal",
-            Self::HelperTimeout => "helper_timeout",
-            Self::JoinFailed => "join_failed",
-            Self::RateLimit => "rate_limit",
-            Self::Concurrency => "concurrency",
-            Self::Quota => "quota",
-            Self::DiskFloor => "disk_floor",
-            Self::TooLarge => "too_large",
-            Self::CoreLimit => "core_limit",
-            Self::DaemonDown => "daemon_down",
-            Self::Late => "late",
-            Self::HookForeign => "hook_foreign",
-            Self::PipeLimit => "pipe_limit",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,15 +255,6 @@ mod tests {
         assert_eq!(container(long, None).title(), "3f9c1e0a77d2");
         assert_eq!(container(b"box-3", Some(b"box-3")).title(), "box-3");
         assert_eq!(container(b"x", Some(b"\x1b[2J")).title(), "\\x1b[2J x");
-    }
-
-    #[test]
-    fn the_list_of_reasons_is_complete_and_its_words_differ() {
-        assert_eq!(Reason::ALL.len(), Reason::PipeLimit as usize + 1);
-        let mut words: Vec<_> = Reason::ALL.map(Reason::as_str).to_vec();
-        words.sort_unstable();
-        words.dedup();
-        assert_eq!(words.len(), Reason::ALL.len());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// The files that were read: settings first, then rules in their order.
     pub files: Vec<PathBuf>,
+    /// How many rules were looked at, right or wrong.
+    pub rules: usize,
 }
 
 impl Loaded {
@@ -87,6 +89,7 @@ fn check_all(
             check::rules(report, document, &mut policy);
         });
     }
+    let rules = policy.seen();
     let policy = policy.finish(&mut diagnostics);
     sort(&mut diagnostics, &files);
     let usable = diagnostics.iter().all(|d| d.severity() != Severity::Error);
@@ -95,6 +98,7 @@ fn check_all(
         settings: checked_settings,
         diagnostics,
         files,
+        rules,
     }
 }
 

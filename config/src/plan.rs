@@ -194,7 +194,7 @@ impl Run {
         &self.argv
     }
 
-    /// As whom.
+    /// As whom inside a container; on the host it says nothing.
     pub fn user(&self) -> User {
         self.user
     }

@@ -382,6 +382,7 @@ fn numbers_of_files_rules_and_diagnostics_are_bounded() {
     let rule = keeps("match.process.uid = 1").replace('\n', "\r\n");
     tree.file("etc/rules.d/10.toml", rule.repeat(4096));
     assert!(tree.load().policy.is_some());
+    assert_eq!((tree.load().rules, tree.load().warnings()), (4096, 100));
     tree.file("etc/rules.d/20.toml", &rule);
     let loaded = tree.load();
     assert_eq!((loaded.errors(), loaded.policy.is_some()), (1, false));
