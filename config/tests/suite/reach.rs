@@ -126,3 +126,14 @@ fn a_rule_that_names_the_owner_sees_containers_that_others_do_not() {
     let narrow = "match = { process.user_namespace = \"container\", container.owner = 1000 }";
     assert!(!unreachable(&keeps(wide), &keeps(narrow)));
 }
+
+#[test]
+fn rules_that_are_far_apart_are_both_shown_with_their_lines() {
+    let between = "# nothing\n".repeat(100_000);
+    let text = format!("{}{between}{}", keeps(""), keeps("match.container = {}"));
+    let loaded = load_texts(None, &[("/50.toml".as_ref(), &text)]);
+    let shown = loaded.diagnostics[0].render(false);
+    assert!(shown.contains("--> /50.toml:100007:1\n"), "{shown}");
+    assert!(shown.contains("/50.toml:1:1\n"), "{shown}");
+    assert!(shown.lines().count() < 20, "{shown}");
+}
