@@ -395,8 +395,10 @@ pub fn file_kind(fd: BorrowedFd<'_>) -> Result<FileKind, Errno> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
     let mask = libc::STATX_TYPE | libc::STATX_INO;
     let (fd, empty) = (fd.as_raw_fd(), c"".as_ptr());
+    // Not libc's statx: std declares it weak, and in a static program linked as one that makes it null.
     // SAFETY: statx reads an empty, terminated path and writes one statx; both live here.
-    Errno::result(unsafe { libc::statx(fd, empty, flags, mask, &raw mut stat) })?;
+    let result = unsafe { libc::syscall(libc::SYS_statx, fd, empty, flags, mask, &raw mut stat) };
+    Errno::result(result)?;
     let format = u32::from(stat.stx_mode) & libc::S_IFMT;
     Ok(FileKind {
         regular: format == libc::S_IFREG,

@@ -120,8 +120,7 @@ impl Installation {
     /// See [`InstallError`]; what was changed is changed back.
     pub fn apply(&self) -> Result<(), InstallError> {
         self.file.write(&self.hooks)?;
-        write(CORE_PIPE_LIMIT, &self.pipe_limit.to_string())?;
-        write(CORE_PATTERN, self.pattern.text()).inspect_err(|_| self.undo())
+        write_both(&self.pattern, self.pipe_limit).inspect_err(|_| self.undo())
     }
 
     /// Puts back what stood there when this was planned, as well as it can.
@@ -129,6 +128,15 @@ impl Installation {
         drop(write(CORE_PATTERN, self.current.text()));
         drop(write(CORE_PIPE_LIMIT, &self.current_pipe_limit.to_string()));
     }
+}
+
+/// Writes core_pipe_limit and core_pattern, in this order, and reads both back.
+///
+/// # Errors
+/// See [`InstallError`].
+pub fn write_both(pattern: &Pattern, pipe_limit: u64) -> Result<(), InstallError> {
+    write(CORE_PIPE_LIMIT, &pipe_limit.to_string())?;
+    write(CORE_PATTERN, pattern.text())
 }
 
 /// What `uninstall` did.
@@ -150,6 +158,7 @@ pub fn uninstall(hooks: &Path) -> Result<Uninstalled, InstallError> {
         return Ok(Uninstalled::Foreign(current));
     }
     let file = CoreHook::read(hooks)?;
+    // The pattern first: while ours stands, our limit does too.
     write(CORE_PATTERN, file.previous.text())?;
     write(CORE_PIPE_LIMIT, &file.previous_pipe_limit.to_string())?;
     drop(std::fs::remove_file(hooks.join("core")));

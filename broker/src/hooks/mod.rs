@@ -3,3 +3,4 @@
 pub mod file;
 pub mod install;
 pub mod pattern;
+pub mod watch;

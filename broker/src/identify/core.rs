@@ -18,7 +18,7 @@ use crate::linux::pidref::PidRef;
 use crate::linux::procdir::ProcDir;
 
 /// What the kernel put in the places of [`CORE_WORDS`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CoreWords(Vec<Vec<u8>>);
 
 /// The words are not those that our core_pattern asks for: somebody else called, or another version installed it.
@@ -124,6 +124,14 @@ pub fn identify(
         .verify()
         .map_err(|_| lost("it was gone while it was looked at"))?;
     Ok(origin)
+}
+
+/// Holds and reads a process that is alive and was asked for by its number, as a crash of it would be.
+///
+/// # Errors
+/// `ESRCH` and the like where there is none.
+pub fn look(pid: u32) -> Result<Origin, Errno> {
+    read(PidRef::open(pid)?, pid, Evidence::NumberChecked)
 }
 
 fn read(process: PidRef, tid: u32, evidence: Evidence) -> Result<Origin, Errno> {

@@ -20,10 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct CoreCall {
     /// The kernel's words.
     pub words: CoreWords,
-    /// The read end of the kernel's pipe.
-    pub pipe: OwnedFd,
-    /// Who takes its token reads the pipe.
-    pub claim: OwnedFd,
+    /// The kernel's pipe.
+    pub kernel: KernelPipe,
     /// The kernel's pidfd.
     pub pidfd: Option<OwnedFd>,
     /// When the shim started: nanoseconds of `CLOCK_MONOTONIC`.
@@ -32,6 +30,16 @@ pub struct CoreCall {
     pub started_ticks: u64,
     /// Where the verdict goes.
     pub shim: Shim,
+}
+
+/// The read end of the kernel's pipe, and the right to read it. While any reader's descriptor is open the kernel waits
+/// (core(5), core_pipe_limit), so this is dropped as soon as somebody else has the claim.
+#[derive(Debug)]
+pub struct KernelPipe {
+    /// The read end.
+    pub pipe: OwnedFd,
+    /// An eventfd: who takes its token reads the pipe.
+    pub claim: OwnedFd,
 }
 
 /// The shim, waiting for its verdict.
@@ -104,8 +112,10 @@ pub async fn take(
     }
     Ok(CoreCall {
         words: CoreWords::new(request.argv)?,
-        pipe: pipe.ok_or(IntakeError::Incomplete("the kernel's pipe"))?,
-        claim: claim.ok_or(IntakeError::Incomplete("a claim"))?,
+        kernel: KernelPipe {
+            pipe: pipe.ok_or(IntakeError::Incomplete("the kernel's pipe"))?,
+            claim: claim.ok_or(IntakeError::Incomplete("a claim"))?,
+        },
         pidfd,
         started: request.started,
         started_ticks,

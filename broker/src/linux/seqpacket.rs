@@ -1,7 +1,7 @@
 //! Sockets of records, for the daemon's event loop: a listener, and connections that are read and written with
 //! deadlines. One record is one message; its descriptors come with it ([`upcall_helpers::seqpacket`]).
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -106,11 +106,26 @@ impl Connection {
         tokio::time::timeout(deadline, self.receive()).await?
     }
 
+    /// Sends a record and descriptors, waiting for room at most so long.
+    ///
+    /// # Errors
+    /// As sendmsg(2); `TimedOut`; `EPIPE` for a peer that is gone.
+    pub async fn send_within(
+        &self,
+        record: &[u8],
+        fds: &[BorrowedFd<'_>],
+        deadline: Duration,
+    ) -> std::io::Result<()> {
+        let send = |socket: &OwnedFd| Ok(records::send(socket.as_fd(), record, fds)?);
+        let sent = self.0.async_io(Interest::WRITABLE, send);
+        tokio::time::timeout(deadline, sent).await?
+    }
+
     /// Sends a record and descriptors now. A peer whose queue is full is not waited for.
     ///
     /// # Errors
     /// As sendmsg(2); `EAGAIN` for a full queue, `EPIPE` for a peer that is gone.
-    pub fn send(&self, record: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Errno> {
+    pub fn send(&self, record: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         records::send(self.0.get_ref().as_fd(), record, fds)
     }
 }

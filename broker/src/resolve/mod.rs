@@ -45,6 +45,8 @@ pub struct Container {
     pub facts: ContainerFacts,
     /// Its init.
     pub leader: Leader,
+    /// The namespaces that it does not share with the host, as `CLONE_NEW*`.
+    pub own_namespaces: u32,
     /// What it was accepted by, for the record.
     pub accepted_by: Vec<&'static str>,
 }
@@ -288,9 +290,11 @@ impl Resolver {
             confinement: leader.confinement(&self.host),
             root_is_mapped: leader.uids.outside(0).is_some() && leader.gids.outside(0).is_some(),
         };
+        let own_namespaces = leader.own_namespaces(&self.host);
         Container {
             facts,
             leader,
+            own_namespaces,
             accepted_by: vec!["state", "leader", "namespaces", "cgroup"],
         }
     }

@@ -79,6 +79,11 @@ pub struct Entry {
 }
 
 impl Open {
+    /// The record's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The file, for the launcher's children to append to.
     pub fn file(&self) -> &File {
         &self.file

@@ -23,6 +23,7 @@ const PROGRESS: u16 = 15;
 const OUTPUT: u16 = 16;
 const LEADER: u16 = 17;
 const MEMORY: u16 = 18;
+const REPORTS: u16 = 19;
 
 const ID_MAX: usize = 16;
 const WORDS_MAX: usize = 256;
@@ -191,6 +192,8 @@ pub struct Exec {
     pub argv: Vec<Vec<u8>>,
     /// The whole environment.
     pub env: Vec<Vec<u8>>,
+    /// Whether it reports to the daemon itself: then it finds the launcher's socket as descriptor 4.
+    pub reports: bool,
 }
 
 impl Launch {
@@ -209,6 +212,7 @@ impl Launch {
             Task::Exec(exec) => {
                 writer.list(ARGV, &exec.argv, WORDS_MAX, WORD_MAX);
                 writer.list(ENV, &exec.env, WORDS_MAX, WORD_MAX);
+                writer.u8(REPORTS, u8::from(exec.reports));
             }
             Task::Enter(enter) => enter.write(&mut writer),
         }
@@ -292,6 +296,7 @@ struct Raw {
     output: Option<u32>,
     leader: Option<u32>,
     memory: Option<u64>,
+    reports: Option<bool>,
 }
 
 impl Raw {
@@ -320,6 +325,7 @@ impl Raw {
             OUTPUT => once(&mut self.output, tag, field.u32()?),
             LEADER => once(&mut self.leader, tag, field.u32()?),
             MEMORY => once(&mut self.memory, tag, field.u64()?),
+            REPORTS => once(&mut self.reports, tag, field.u8()? != 0),
             _ => field.unknown(),
         }
     }
@@ -347,6 +353,7 @@ impl Raw {
             None => Task::Exec(Exec {
                 argv: self.argv,
                 env: self.env,
+                reports: self.reports.unwrap_or(false),
             }),
             Some(place) => Task::Enter(Box::new(Enter {
                 place,

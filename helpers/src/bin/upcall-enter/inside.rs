@@ -15,6 +15,7 @@ use crate::failure::{At, Failure, require};
 use crate::join::{Joined, die_with_parent, give_up, take_ids};
 use crate::label;
 use crate::launcher::Context;
+use crate::status::Message;
 
 /// Runs the helper or says why not.
 pub(crate) fn run(context: &Context<'_>, enter: &Enter, joined: Joined) -> ! {
@@ -82,6 +83,7 @@ fn execute(
         }
     }
     close_all_but(sender.file().as_raw_fd(), program.map(AsRawFd::as_raw_fd))?;
+    sender.send(Message::Executing);
     match program {
         // A static ELF: it needs no /proc to be found by, so the descriptor closes with the exec.
         Some(program) => execveat(program, c"", &argv, &env, AtFlags::AT_EMPTY_PATH),

@@ -200,7 +200,7 @@ impl Keeper<'_> {
     fn executed(&self, status: OwnedFd) -> Result<Helper, Failure> {
         let deadline = monotonic().saturating_add(EXEC_DEADLINE);
         let mut status = File::from(status);
-        let mut pid = None;
+        let (mut pid, mut executing) = (None, false);
         loop {
             let now = self.beat.now();
             let left = deadline.saturating_sub(now) / 1_000_000;
@@ -222,6 +222,7 @@ impl Keeper<'_> {
                 0 => break,
                 LENGTH => match Message::decode(message) {
                     Some(Message::Forked(number)) => pid = Some(number),
+                    Some(Message::Executing) => executing = true,
                     Some(Message::Failed(failure)) => return Err(failure),
                     None => {
                         return Err(Failure {
@@ -238,6 +239,7 @@ impl Keeper<'_> {
                 }
             }
         }
+        require(executing, Stage::Exec, Errno::ESRCH)?;
         // Nobody but us reaps it, so the number is still its own.
         let pid = pid.ok_or(Failure {
             stage: Stage::Inside,

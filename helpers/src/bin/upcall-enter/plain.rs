@@ -20,9 +20,12 @@ use crate::reporter::Reporter;
 /// that a crashing handler is not handled by itself (fs/coredump.c).
 const RLIMIT_CORE: u32 = 4;
 
+/// Where a program that reports itself finds the socket to the daemon.
+const REPORTS: i32 = 4;
+
 /// Executes in the forked child of the launcher.
 pub(crate) fn exec(context: &Context<'_>, launch: &Launch, exec: &Exec, fds: Vec<OwnedFd>) -> ! {
-    let Ok(mut given) = Given::sort(&launch.fds, fds) else {
+    let Ok(mut given) = Given::sort(context, exec, &launch.fds, fds) else {
         sys::exit(127) // out of descriptors; the launcher reports our end
     };
     let record = given.record.take();
@@ -51,8 +54,17 @@ struct Given {
 }
 
 impl Given {
-    fn sort(roles: &[FdRole], fds: Vec<OwnedFd>) -> Result<Self, Errno> {
+    fn sort(
+        context: &Context<'_>,
+        exec: &Exec,
+        roles: &[FdRole],
+        fds: Vec<OwnedFd>,
+    ) -> Result<Self, Errno> {
         let mut given = Self::default();
+        if exec.reports {
+            let socket = fcntl(context.socket, FcntlArg::F_DUPFD_CLOEXEC(NUMBERS))?;
+            given.numbered.push((REPORTS, sys::inherited(socket)?));
+        }
         for (role, fd) in roles.iter().zip(fds) {
             let fd = sys::inherited(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(NUMBERS))?)?;
             match role {

@@ -16,6 +16,7 @@ pub(crate) const LENGTH: usize = 12;
 
 const FORKED: u32 = 1;
 const FAILED: u32 = 2;
+const EXECUTING: u32 = 3;
 
 /// One message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) enum Message {
     Forked(u32),
     /// A step failed.
     Failed(Failure),
+    /// The next thing is the exec. A pipe that closes without this belonged to a process that died before.
+    Executing,
 }
 
 impl Message {
@@ -36,6 +39,7 @@ impl Message {
             .as_slice()
         {
             [FORKED, pid, 0] => Some(Self::Forked(*pid)),
+            [EXECUTING, 0, 0] => Some(Self::Executing),
             [FAILED, stage, errno] => Some(Self::Failed(Failure {
                 stage: Stage::from_code(u8::try_from(*stage).ok()?)?,
                 errno: Errno::from_raw(i32::try_from(*errno).ok()?),
@@ -62,6 +66,7 @@ impl Sender {
     pub(crate) fn send(&self, message: Message) {
         let words = match message {
             Message::Forked(pid) => [FORKED, pid, 0],
+            Message::Executing => [EXECUTING, 0, 0],
             Message::Failed(failure) => [
                 FAILED,
                 failure.stage as u32,
@@ -85,7 +90,11 @@ mod tests {
             stage: Stage::Join,
             errno: Errno::ESRCH,
         };
-        for message in [Message::Forked(4_000_000), Message::Failed(failure)] {
+        for message in [
+            Message::Forked(4_000_000),
+            Message::Failed(failure),
+            Message::Executing,
+        ] {
             sender.send(message);
             let mut bytes = [0; LENGTH];
             assert_eq!(nix::unistd::read(&read, &mut bytes), Ok(LENGTH));

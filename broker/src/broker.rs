@@ -1,0 +1,438 @@
+//! One upcall from its arrival to its record: identify, resolve, decide, admit, record, launch, record.
+
+mod cmdline;
+mod draft;
+mod facts;
+mod follow;
+mod perform;
+mod reason;
+mod refusals;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::broadcast;
+use tracing::{info, warn};
+use upcall_config::decide::{Decision, Verdict, decide};
+use upcall_config::facts::{Facts, Reason};
+use upcall_config::rule::Policy;
+use upcall_config::settings::Settings;
+use upcall_config::upcall::Upcall;
+use upcall_helpers::wire;
+
+use crate::admit::{Admit, Refused, Tenant};
+use crate::hooks::file::CoreHook;
+use crate::identify::core::CoreWords;
+use crate::identify::{self, Origin};
+use crate::intake::shim::{CoreCall, KernelPipe, Shim};
+use crate::launch::Launcher;
+use crate::resolve::{Container, Resolution, Resolver};
+use crate::store::id;
+use crate::store::record::{self, Outcome, Process, Record};
+use crate::store::records::{RecordError, Records, now_micros};
+use cmdline::Cmdlines;
+use draft::Draft;
+use refusals::Refusals;
+
+/// A child that is to crash for a self-test is expected for this long.
+const SELF_TEST: Duration = Duration::from_secs(10);
+
+/// The facts of a core dump of a process that is known, for explaining.
+pub(crate) fn facts_of_core(words: &CoreWords, origin: &Origin, resolution: &Resolution) -> Facts {
+    facts::core(words, Ok(origin), resolution)
+}
+
+/// What a record would say about a process and its container.
+pub(crate) fn described(
+    words: &CoreWords,
+    origin: &Origin,
+    resolution: &Resolution,
+    facts: &Facts,
+) -> (Process, Option<record::Container>) {
+    draft::described(words, Ok(origin), resolution, facts)
+}
+
+/// What the daemon was told when it started, and where its rooms are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Records and cores.
+    pub state: PathBuf,
+    /// Sockets.
+    pub run: PathBuf,
+    /// The hooks' files.
+    pub hooks: PathBuf,
+}
+
+/// Everything that answering an upcall needs.
+#[derive(Debug)]
+pub struct Broker {
+    places: Places,
+    settings: Settings,
+    policy: RwLock<Arc<Policy>>,
+    resolver: Resolver,
+    admit: Admit,
+    launcher: Arc<Launcher>,
+    records: Records,
+    cores: File,
+    cmdlines: Cmdlines,
+    refusals: Refusals,
+    closed: broadcast::Sender<Arc<Record>>,
+    self_tests: Mutex<HashMap<u32, Instant>>,
+    node: String,
+}
+
+/// An upcall that is understood and not yet acted on.
+#[derive(Debug)]
+struct Examined {
+    clock: Clock,
+    draft: Draft,
+    origin: Option<Origin>,
+    container: Option<Container>,
+    facts: Facts,
+    policy: Arc<Policy>,
+    decision: Decision,
+}
+
+/// How far an upcall is, in microseconds since the shim started.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    started: u64,
+    last: u64,
+}
+
+impl Clock {
+    fn new(started: u64) -> Self {
+        Self {
+            started,
+            last: started,
+        }
+    }
+
+    /// Microseconds since the last step.
+    fn step(&mut self) -> Option<u64> {
+        let now = monotonic();
+        let took = now.checked_sub(self.last)? / 1000;
+        self.last = now;
+        Some(took)
+    }
+
+    fn since_step(&self, time: u64) -> Option<u64> {
+        Some(time.checked_sub(self.last)? / 1000)
+    }
+
+    fn since_start(&self, time: u64) -> Option<u64> {
+        Some(time.checked_sub(self.started)? / 1000)
+    }
+}
+
+impl Broker {
+    /// Takes its parts. The cores' directory is made below the state directory.
+    ///
+    /// # Errors
+    /// A directory cannot be made.
+    pub fn new(
+        places: Places,
+        settings: Settings,
+        policy: Arc<Policy>,
+        launcher: Arc<Launcher>,
+    ) -> anyhow::Result<Self> {
+        let cores = places.state.join("cores");
+        std::fs::create_dir_all(&cores)?;
+        std::fs::set_permissions(&cores, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Ok(Self {
+            resolver: Resolver::new(&settings.runtimes)?,
+            admit: Admit::new(settings.limits),
+            records: Records::create(&places.state)?,
+            cores: File::open(&cores)?,
+            cmdlines: Cmdlines::default(),
+            refusals: Refusals::default(),
+            closed: broadcast::Sender::new(256),
+            self_tests: Mutex::default(),
+            node: node.trim().to_owned(),
+            policy: RwLock::new(policy),
+            places,
+            settings,
+            launcher,
+        })
+    }
+
+    /// Answers one core dump.
+    pub async fn core(self: Arc<Self>, call: CoreCall) {
+        let mut seen = match self.examine(&call) {
+            Ok(seen) => seen,
+            Err(error) => return Self::hand_back(&call, &error.to_string()),
+        };
+        if self.is_self_test(&seen.facts) {
+            return self.self_tested(&call, seen.draft);
+        }
+        let plan = match seen.decision.verdict {
+            Verdict::Do(plan) => plan,
+            Verdict::Deny(denial) => {
+                return self.refuse(&call, seen.draft, Reason::Rule, &denial.reason, None);
+            }
+        };
+        let tenant = Tenant::of(&seen.facts);
+        let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
+        let limit = rule.and_then(|rule| Some((rule.source(), plan.limit()?)));
+        let ticket = match self.admit.enter(&tenant, limit).await {
+            Ok(ticket) => ticket,
+            Err(Refused::Limit { reason, message }) => {
+                let key = refusals::Key::new(limit.map(|(rule, _)| rule), &tenant, reason);
+                return self.refuse(&call, seen.draft, reason, &message, Some(key));
+            }
+            // The shim keeps it: overload is no refusal.
+            Err(Refused::Overload) => return Self::hand_back(&call, "everything is busy"),
+        };
+        seen.draft.timings().admit = seen.clock.step();
+        let open = match self.records.open(seen.draft.record()) {
+            Ok(open) => open,
+            Err(error) => return Self::hand_back(&call, &error.to_string()),
+        };
+        seen.draft.timings().record = seen.clock.step();
+
+        let cmdline = seen
+            .origin
+            .as_ref()
+            .map(|origin| self.cmdlines.read(&tenant, &origin.process));
+        let performed = self
+            .perform(&open, call, plan, seen.origin, seen.container)
+            .await;
+        let mut draft = seen.draft;
+        let leftover = draft.performed(performed, &mut seen.clock);
+        if let Some(cmdline) = cmdline {
+            draft.cmdline(cmdline.await);
+        }
+        let (record, micros) = draft.finish();
+        let result = self.records.close(open, &record, micros);
+        self.told(record, result);
+        leftover.gone(&self.launcher).await;
+        drop(ticket);
+    }
+
+    /// Identifies, resolves, decides: everything that changes nothing.
+    fn examine(&self, call: &CoreCall) -> Result<Examined, nix::errno::Errno> {
+        let mut clock = Clock::new(call.started);
+        let mut draft = Draft::new(&self.node)?;
+        draft.timings().accept = clock.step();
+
+        let words = &call.words;
+        let pidfd = call.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
+        let origin = identify::core::identify(words, pidfd, call.started_ticks);
+        draft.timings().identify = clock.step();
+
+        let known = origin.as_ref().map_err(|lost| &**lost);
+        let resolution = known.map_or_else(|_| Resolution::default(), |o| self.resolver.resolve(o));
+        draft.timings().resolve = clock.step();
+
+        let upcall = Upcall::Core(words.upcall());
+        let facts = facts::core(words, known, &resolution);
+        let policy = self.policy();
+        let decision = decide(&policy, &upcall, &facts, draft.id());
+        draft.describe(words, known, &resolution, &facts);
+        draft.decided(&policy, &upcall, &facts, &decision);
+        draft.timings().decide = clock.step();
+        let (origin, container) = (origin.ok(), resolution.container);
+        Ok(Examined {
+            clock,
+            draft,
+            origin,
+            container,
+            facts,
+            policy,
+            decision,
+        })
+    }
+
+    /// The rules as they are loaded.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other rules in their place, at once and whole.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// Its rooms.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// The settings it was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The launcher.
+    pub fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
+    /// The resolver, for explaining.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Every record from now on, when it is closed.
+    pub fn watch(&self) -> broadcast::Receiver<Arc<Record>> {
+        self.closed.subscribe()
+    }
+
+    /// What stood in core_pattern before us, as the hook's file has it.
+    fn previous(&self) -> Option<CoreHook> {
+        CoreHook::read(&self.places.hooks).ok()
+    }
+
+    /// Expects this process to crash soon, for a self-test of the hook.
+    pub fn expect_self_test(&self, pid: u32) {
+        let mut expected = self
+            .self_tests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        expected.retain(|_, since| since.elapsed() < SELF_TEST);
+        expected.insert(pid, Instant::now());
+    }
+
+    fn is_self_test(&self, facts: &Facts) -> bool {
+        let mut expected = self
+            .self_tests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let since = facts.process.pid.and_then(|pid| expected.remove(&pid));
+        since.is_some_and(|since| since.elapsed() < SELF_TEST)
+    }
+
+    fn self_tested(&self, call: &CoreCall, mut draft: Draft) {
+        release(&call.kernel, &call.shim);
+        draft.self_tested();
+        let (record, micros) = draft.finish();
+        let result = self.records.write(&record, micros);
+        self.told(record, result);
+    }
+
+    /// Refuses: nothing is read, which ends the dump. Refusals by a limit are put together, one record for all of a
+    /// container, rule and reason within ten seconds.
+    fn refuse(
+        self: &Arc<Self>,
+        call: &CoreCall,
+        mut draft: Draft,
+        reason: Reason,
+        message: &str,
+        together: Option<refusals::Key>,
+    ) {
+        release(&call.kernel, &call.shim);
+        draft.refused(reason, message);
+        draft.timings().held = Clock::new(call.started).since_start(monotonic());
+        if let Some(key) = together {
+            return self.refusals.add(key, draft, self);
+        }
+        let (record, micros) = draft.finish();
+        let result = self.records.write(&record, micros);
+        self.told(record, result);
+    }
+
+    /// Leaves the core to the shim, which keeps it.
+    fn hand_back(call: &CoreCall, why: &str) {
+        warn!("a core dump goes to the spool: {why}");
+        call.shim.tell(wire::Verdict::Fallback);
+    }
+
+    /// Logs a closed record, and tells those who watch.
+    fn told(&self, record: Record, result: Result<(), RecordError>) {
+        if let Err(error) = result {
+            warn!("{error}");
+        }
+        log(&record);
+        drop(self.closed.send(Arc::new(record)));
+    }
+
+    /// Closes the records that a former daemon left open.
+    pub fn close_former(&self) {
+        self.records.take_unclosed(|record, reports, _| {
+            let record = draft::close_former(record, &reports);
+            let result = self.records.write(
+                &record,
+                draft::micros_of(&record).unwrap_or_else(now_micros),
+            );
+            self.told(record, result);
+        });
+    }
+
+    /// Ends what is put together and not written yet, before the daemon ends.
+    pub fn flush(&self) {
+        for draft in self.refusals.take_all() {
+            let (record, micros) = draft.finish();
+            let result = self.records.write(&record, micros);
+            self.told(record, result);
+        }
+    }
+}
+
+/// Takes the claim and reads nothing: the kernel's write fails with the last reader, and the shim has nothing to do.
+fn release(kernel: &KernelPipe, shim: &Shim) {
+    let mut token = [0; 8];
+    let _ = nix::unistd::read(&kernel.claim, &mut token);
+    shim.tell(wire::Verdict::Deny { errno: 0, ttl: 0 });
+}
+
+fn log(record: &Record) {
+    let verdict = record.verdict.actions.join(",");
+    let comm = record.process.comm.as_deref().unwrap_or("?");
+    let pid = record.process.pid.unwrap_or(0);
+    let container = record
+        .container
+        .as_ref()
+        .map_or("-".to_owned(), |container| {
+            format!(
+                "{}/{}",
+                container.runtime,
+                container.name.as_deref().unwrap_or(&container.id)
+            )
+        });
+    let held = record.timings_us.held.unwrap_or(0);
+    let (id, kind, outcome) = (&record.id, &record.kind, record.outcome.as_str());
+    let message = record.message.as_deref().unwrap_or("");
+    let line = format!(
+        "{kind} {id}: {comm} {pid} in {container}: {verdict}: {outcome}, held {held} us {message}"
+    );
+    match record.outcome {
+        Outcome::Done | Outcome::Refused | Outcome::Open => {
+            info!(
+                UPCALL_ID = id,
+                UPCALL_KIND = kind,
+                UPCALL_OUTCOME = outcome,
+                UPCALL_PID = pid,
+                "{line}"
+            );
+        }
+        Outcome::Partial | Outcome::Failed | Outcome::Lost | Outcome::Missed => {
+            warn!(
+                UPCALL_ID = id,
+                UPCALL_KIND = kind,
+                UPCALL_OUTCOME = outcome,
+                UPCALL_PID = pid,
+                "{line}"
+            );
+        }
+    }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+fn monotonic() -> u64 {
+    let Ok(time) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else {
+        return 0;
+    };
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
+}
+
+/// A new record's id.
+fn new_id() -> Result<String, nix::errno::Errno> {
+    id::new()
+}

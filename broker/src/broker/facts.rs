@@ -1,0 +1,67 @@
+//! The facts that rules look at, from what identifying and resolving found. All checks that keep an upcall out of its
+//! container come here, before any rule is looked at.
+
+use upcall_config::facts::{Facts, ProcessFacts, Reason};
+
+use crate::identify::core::CoreWords;
+use crate::identify::{Lost, Origin};
+use crate::resolve::{Container, Resolution};
+
+/// The facts about a core dump.
+pub(super) fn core(
+    words: &CoreWords,
+    origin: Result<&Origin, &Lost>,
+    resolution: &Resolution,
+) -> Facts {
+    let origin = match origin {
+        Ok(origin) => origin,
+        Err(lost) => {
+            let host_only = Some(Reason::IdentityLost);
+            return Facts {
+                process: lost.facts.clone(),
+                container: None,
+                host_only,
+            };
+        }
+    };
+    let mut process = origin.facts();
+    process.user_namespace = resolution.user_namespace;
+    if let Some(container) = &resolution.container {
+        seen_from_inside(&mut process, words, origin, container);
+    }
+    let host_only = if words.upcall().dumpable == Some(1) {
+        resolution.host_only.as_ref().map(|(reason, _)| *reason)
+    } else {
+        // Its memory may hold what its user may not see (prctl(2), PR_SET_DUMPABLE).
+        Some(Reason::NotDumpable)
+    };
+    let container = resolution
+        .container
+        .as_ref()
+        .map(|container| container.facts.clone());
+    Facts {
+        process,
+        container,
+        host_only,
+    }
+}
+
+/// The process's numbers as the container's init sees them.
+fn seen_from_inside(
+    process: &mut ProcessFacts,
+    words: &CoreWords,
+    origin: &Origin,
+    container: &Container,
+) {
+    let leader = &container.leader;
+    // NSpid lists a process's numbers from our pid namespace inwards; the init has one for each level down to its own.
+    let level = leader.status.pids.len().saturating_sub(1);
+    process.pid_inside = origin.status.pids.get(level).copied();
+    if origin.status.pids.len() == level + 1 {
+        // The kernel says the thread's number in the process's own pid namespace, which is the container's.
+        process.tid_inside = crate::linux::parse::number(words.get("%i"));
+    }
+    let ([uid, ..], [gid, ..]) = (origin.status.uids, origin.status.gids);
+    process.uid_inside = leader.uids.inside(uid);
+    process.gid_inside = leader.gids.inside(gid);
+}

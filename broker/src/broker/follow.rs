@@ -1,0 +1,191 @@
+//! Reports of launches, and what they make of the actions of a record.
+
+use nix::errno::Errno;
+use upcall_config::facts::Reason;
+use upcall_config::text::escape;
+use upcall_helpers::wire::{Event, Report, Stage, Verdict, WaitStatus};
+
+use super::monotonic;
+use super::perform::{Work, fail};
+use super::reason::{self, Explained};
+use crate::launch::Slot;
+use crate::store::record::{Action, Outcome};
+
+impl Work<'_> {
+    /// Follows launches until each of them has an end, and writes the ends into their actions.
+    ///
+    /// # Errors
+    /// Why the *last* of them was not started.
+    pub(super) async fn follow(&mut self, slots: &[Slot]) -> Result<(), Explained> {
+        let since = monotonic();
+        self.alive += slots.len();
+        let mut waiting = slots.to_vec();
+        let mut result = Ok(());
+        while !waiting.is_empty() {
+            let Some(report) = self.reports.recv().await else {
+                return Err(self.launcher_gone(&waiting, since));
+            };
+            let Some(slot) = Slot::from_number(report.slot) else {
+                continue;
+            };
+            if matches!(report.event, Event::Gone { .. }) {
+                self.alive = self.alive.saturating_sub(1);
+            }
+            // What still comes of a launch that has its end changes nothing.
+            if waiting.contains(&slot)
+                && let Some(ended) = self.take(slot, &report, since)
+            {
+                waiting.retain(|other| *other != slot);
+                result = ended;
+            }
+        }
+        result
+    }
+
+    /// Takes one report; returns how its launch ended, if it did.
+    fn take(&mut self, slot: Slot, report: &Report, since: u64) -> Option<Result<(), Explained>> {
+        match &report.event {
+            Event::Started { .. } => {
+                self.launched.get_or_insert(report.time);
+                if slot == self.claimant && self.kernel.take().is_some() {
+                    self.shim.tell(Verdict::Done);
+                }
+                return None;
+            }
+            Event::Failed { stage, errno } => {
+                return Some(Err(self.not_started(slot, *stage, *errno, since)));
+            }
+            Event::Ended {
+                status,
+                timed_out,
+                fed,
+                output,
+            } => {
+                let wrong = reason::ended(*status, *timed_out, &self.program(slot));
+                self.end(slot, since, wrong, |action| {
+                    set_status(action, *status);
+                    action.fed_bytes = Some(*fed);
+                    action.output = Some(escape(output)).filter(|text| !text.is_empty());
+                });
+            }
+            Event::Stored {
+                size,
+                stored,
+                truncated,
+                errno,
+            } => {
+                let wrong = stored_wrong(*stored, *truncated, *errno);
+                self.end(slot, since, wrong, |action| {
+                    (action.size_bytes, action.stored_bytes) = (Some(*size), Some(*stored));
+                    action.truncated = Some(*truncated);
+                    match (stored, action.outcome) {
+                        (0, _) => action.path = None,
+                        (_, Outcome::Failed) => action.outcome = Outcome::Partial,
+                        _ => {}
+                    }
+                });
+            }
+            Event::Gone { status } => {
+                // What stood before us says nothing: its exit is all there is.
+                let silent = slot == Slot::Pass && self.kernel.is_none();
+                let program = self.program(slot);
+                let wrong = if silent {
+                    reason::ended(*status, false, &program)
+                } else {
+                    let message = format!("{program} ended without a word: {status:?}");
+                    Some(Explained {
+                        reason: Reason::HelperSignal,
+                        message,
+                    })
+                };
+                self.end(slot, since, wrong, |action| set_status(action, *status));
+            }
+        }
+        self.released = self.released.max(Some(report.time));
+        Some(Ok(()))
+    }
+
+    fn not_started(&mut self, slot: Slot, stage: Stage, errno: u32, since: u64) -> Explained {
+        let errno = Errno::from_raw(i32::try_from(errno).unwrap_or(0));
+        let wrong = reason::stage(stage, errno, &self.program(slot), &self.place());
+        if stage == Stage::Claim {
+            self.kernel = None; // the shim has it
+        }
+        self.end(slot, since, Some(wrong.clone()), |action| {
+            action.stage = Some(stage.as_str().to_owned());
+            action.errno = Some(reason::name(errno));
+        });
+        wrong
+    }
+
+    fn launcher_gone(&mut self, waiting: &[Slot], since: u64) -> Explained {
+        self.alive = 0;
+        let message = "the launcher is gone; upcalld ends and is started again".to_owned();
+        let wrong = Explained {
+            reason: Reason::JoinFailed,
+            message,
+        };
+        for slot in waiting {
+            self.end(*slot, since, Some(wrong.clone()), |_| {});
+        }
+        wrong
+    }
+
+    /// Ends the action of a launch: done, or failed for this reason, and then as `change` says.
+    fn end(
+        &mut self,
+        slot: Slot,
+        since: u64,
+        wrong: Option<Explained>,
+        change: impl FnOnce(&mut Action),
+    ) {
+        let open = |action: &&mut Action| {
+            action.action == slot.as_str() && action.outcome == Outcome::Open
+        };
+        if let Some(action) = self.actions.iter_mut().find(open) {
+            action.outcome = Outcome::Done;
+            action.duration_us = monotonic().checked_sub(since).map(|ns| ns / 1000);
+            if let Some(wrong) = &wrong {
+                fail(action, wrong);
+            }
+            change(action);
+        }
+        if let Some(wrong) = wrong {
+            self.wrong(wrong);
+        }
+    }
+}
+
+fn set_status(action: &mut Action, status: WaitStatus) {
+    match status {
+        WaitStatus::Exited(code) => action.exit_code = Some(code),
+        WaitStatus::Signaled(signal) => action.signal = Some(reason::signal_name(signal)),
+    }
+}
+
+/// Why a copy is not what it should be.
+fn stored_wrong(stored: u64, truncated: bool, errno: u32) -> Option<Explained> {
+    let error = Errno::from_raw(i32::try_from(errno).unwrap_or(0));
+    let (reason, message) = match (errno, error) {
+        (0, _) if truncated => (
+            Reason::TooLarge,
+            format!("truncated at store.max_size, {stored} bytes"),
+        ),
+        (0, _) => return None,
+        (_, Errno::ENOSPC) => (
+            Reason::DiskFloor,
+            format!(
+                "free space reached store.keep_free, {stored} bytes kept; \
+                 help: make room below the state directory, or lower store.keep_free"
+            ),
+        ),
+        (_, error) => (
+            Reason::Quota,
+            format!(
+                "writing the copy: {}, {stored} bytes kept",
+                reason::name(error)
+            ),
+        ),
+    };
+    Some(Explained { reason, message })
+}

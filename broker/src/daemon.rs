@@ -1,0 +1,240 @@
+//! The daemon's life: start, serve, reload, end.
+//!
+//! The launcher is started first, while this process has one thread and no armour: what the launcher starts inherits
+//! neither.
+
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+use upcall_config::rule::Policy;
+use upcall_config::settings::Settings;
+
+use crate::broker::{Broker, Places};
+use crate::control::{self, Control};
+use crate::hooks::watch::HookWatch;
+use crate::intake;
+use crate::launch::{Launcher, Process};
+use crate::linux::memfd::SealedProgram;
+use crate::linux::seqpacket::Listener;
+use crate::options::Options;
+use crate::policy::Policies;
+
+/// How long running work may go on after SIGTERM.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Requests being read and handled at once; more wait in the socket's backlog.
+const HANDLED_MAX: usize = 2048;
+
+/// Runs until told to end.
+///
+/// # Errors
+/// What kept it from starting, or from going on.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    start_log(options.foreground);
+    // Rules first: a daemon without good rules does not start, and the shim keeps what comes meanwhile.
+    let policies = Policies::load(options.config.clone())?;
+    let image = seal(&options.libexec, "upcall-enter")?;
+    let store = seal(&options.libexec, "upcall-store")?;
+    let launcher = Process::start(&image).context("the launcher cannot be started")?;
+    drop(image);
+    // From here on this process is nobody's to look into, and its own crash is not handled by itself.
+    set_dumpable(false).context("prctl(PR_SET_DUMPABLE)")?;
+    setrlimit(Resource::RLIMIT_CORE, 1, 1).context("setrlimit(RLIMIT_CORE)")?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_stack_size(512 * 1024)
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    let result = runtime.block_on(serve(options, policies, launcher, store));
+    // A reader of a tenant's command line may hang; it is not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+fn seal(libexec: &Path, name: &str) -> anyhow::Result<SealedProgram> {
+    let path = libexec.join(name);
+    SealedProgram::copy(&path).with_context(|| format!("{}", path.display()))
+}
+
+async fn serve(
+    options: Options,
+    policies: Policies,
+    launcher: Process,
+    store: SealedProgram,
+) -> anyhow::Result<()> {
+    let (policy, settings) = policies.current();
+    let _lock = prepare(&options)?;
+    let listener = Listener::bind(&options.run.join("upcall.sock")).context("upcall.sock")?;
+    let launcher = Arc::new(Launcher::attach(launcher, store).context("the launcher")?);
+    let mut gone = tokio::spawn(Arc::clone(&launcher).serve());
+    let broker = broker(&options, policy, settings, Arc::clone(&launcher))?;
+    broker.close_former();
+    let hooks = Arc::new(HookWatch::new(
+        options.hooks.clone(),
+        broker.settings().hooks.retake,
+    ));
+    let watching = tokio::spawn(Arc::clone(&hooks).run());
+    let control = Control::new(Arc::clone(&broker), policies, hooks);
+    let controlling = control::listen(&options.run.join("control.sock"), Arc::new(control))?;
+
+    let (stop, stopping) = watch::channel(false);
+    let accepting = tokio::spawn(accept(
+        listener,
+        Arc::clone(&broker),
+        options.any_peer,
+        stopping,
+    ));
+    info!(
+        "upcalld {} serves {}",
+        env!("CARGO_PKG_VERSION"),
+        options.run.display()
+    );
+    drop(sd_notify::notify(&[NotifyState::Ready]));
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        _ = &mut gone => Err(anyhow::anyhow!("the launcher is gone; start upcalld again")),
+    };
+    drop(sd_notify::notify(&[NotifyState::Stopping]));
+    stop.send_replace(true);
+    let handled = accepting.await.unwrap_or_default();
+    farewell(handled).await;
+    watching.abort();
+    controlling.abort();
+    broker.flush();
+    info!("upcalld ends");
+    ended
+}
+
+/// The directories and their lock. Two daemons in one place would take each other's sockets.
+fn prepare(options: &Options) -> anyhow::Result<File> {
+    let make = |path: &Path, mode: u32| -> anyhow::Result<()> {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(mode);
+        builder
+            .create(path)
+            .with_context(|| format!("{}", path.display()))
+    };
+    make(&options.run, 0o755)?;
+    // The umask is ours; others have to get through to the control socket, whose own mode decides.
+    std::fs::set_permissions(&options.run, PermissionsExt::from_mode(0o755))?;
+    make(&options.state, 0o750)?;
+    let path = options.run.join("lock");
+    let lock = File::create(&path).with_context(|| format!("{}", path.display()))?;
+    if lock.try_lock().is_err() {
+        bail!(
+            "another upcalld runs in {}; stop it, or use --run and --state",
+            options.run.display()
+        );
+    }
+    Ok(lock)
+}
+
+fn broker(
+    options: &Options,
+    policy: Arc<Policy>,
+    settings: Settings,
+    launcher: Arc<Launcher>,
+) -> anyhow::Result<Arc<Broker>> {
+    let places = Places {
+        state: options.state.clone(),
+        run: options.run.clone(),
+        hooks: options.hooks.clone(),
+    };
+    Broker::new(places, settings, policy, launcher).map(Arc::new)
+}
+
+/// Takes requests, each in a task of its own; returns the tasks that still run when told to stop.
+async fn accept(
+    listener: Listener,
+    broker: Arc<Broker>,
+    any_peer: bool,
+    mut stopping: watch::Receiver<bool>,
+) -> JoinSet<()> {
+    if any_peer {
+        warn!("--any-peer: requests are taken from every process of root's; for tests only");
+    }
+    let mut handled = JoinSet::new();
+    loop {
+        while handled.try_join_next().is_some() {}
+        let connection = tokio::select! {
+            biased;
+            _ = stopping.changed() => return handled,
+            _ = handled.join_next(), if handled.len() >= HANDLED_MAX => continue,
+            connection = listener.accept() => connection,
+        };
+        match connection {
+            Ok(connection) => {
+                let broker = Arc::clone(&broker);
+                handled.spawn(async move {
+                    match intake::shim::take(connection, broker.resolver().host(), any_peer).await {
+                        Ok(call) => broker.core(call).await,
+                        Err(error) => warn!("not taken: {error}"),
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: whoever waits in the backlog waits a little longer.
+                error!("accept: {error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// Lets running work finish; what the launcher has begun goes on without us.
+async fn farewell(mut handled: JoinSet<()>) {
+    let start = Instant::now();
+    if !handled.is_empty() {
+        info!(
+            "{} upcalls are being handled; waiting for them",
+            handled.len()
+        );
+    }
+    while !handled.is_empty() && start.elapsed() < FAREWELL {
+        let left = FAREWELL.saturating_sub(start.elapsed());
+        drop(tokio::time::timeout(left, handled.join_next()).await);
+    }
+    handled.abort_all();
+}
+
+/// To the journal where there is one, else to standard error.
+fn start_log(foreground: bool) {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_env("UPCALLD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let journal = (!foreground)
+        .then(tracing_journald::layer)
+        .and_then(Result::ok);
+    let stderr = journal.is_none().then(|| {
+        fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+    });
+    let log = tracing_subscriber::registry()
+        .with(filter)
+        .with(journal)
+        .with(stderr);
+    // A second start in one process (tests) keeps the first one's log.
+    drop(log.try_init());
+}

@@ -1,0 +1,362 @@
+//! From a plan to a running program: the only place that starts one, and it starts nothing itself. The launcher does,
+//! told by one record and its descriptors ([`upcall_helpers::wire::Launch`]); what becomes of it comes back as reports.
+
+mod enter;
+mod programs;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::sync::mpsc;
+use upcall_config::plan::{Run, Store};
+use upcall_helpers::wire::{EncodeError, Exec, FdRole, Launch, Report, Task};
+
+use crate::intake::shim::KernelPipe;
+use crate::linux::cgroup::Cgroups;
+use crate::linux::memfd::{SealError, SealedProgram};
+use crate::linux::seqpacket::{self, Connection};
+use crate::resolve::Container;
+use crate::store::record::Action;
+use programs::Programs;
+
+pub use enter::EnterError;
+pub(crate) use enter::by_name;
+
+/// The launcher takes records as fast as it forks; one that does not for this long is not well.
+const SEND_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Launches of one record, told apart in reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// The helper.
+    Run = 0,
+    /// The copy on the host.
+    Store = 1,
+    /// What stood before us.
+    Pass = 2,
+}
+
+impl Slot {
+    /// The action's word in rules and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Store => "store",
+            Self::Pass => "pass",
+        }
+    }
+
+    /// The slot with this number on the wire.
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Run, Self::Store, Self::Pass]
+            .into_iter()
+            .find(|slot| *slot as u8 == number)
+    }
+}
+
+/// Where a helper gets the core from.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// Straight from the kernel's pipe, which it claims.
+    Kernel(&'a KernelPipe),
+    /// From the worker that stores it.
+    Stored {
+        /// The worker's pipe.
+        pipe: OwnedFd,
+        /// The kernel's pipe, to be held open.
+        hold: BorrowedFd<'a>,
+    },
+}
+
+/// Why a program was not even handed to the launcher.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The helper's place or rights cannot be worked out.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
+    /// The program of the host.
+    #[error("{program}: {source}")]
+    Program {
+        /// Which.
+        program: String,
+        /// Why not.
+        source: SealError,
+    },
+    /// The plan does not fit into a record.
+    #[error("the plan is too large: {0}")]
+    Encode(#[from] EncodeError),
+    /// The launcher does not take it.
+    #[error("the launcher does not answer: {0}")]
+    Send(#[from] std::io::Error),
+    /// A descriptor cannot be had.
+    #[error("out of descriptors: {0}")]
+    Descriptor(Errno),
+}
+
+/// The launcher's process, started before this one had threads or armour.
+#[derive(Debug)]
+pub struct Process {
+    socket: OwnedFd,
+    child: Child,
+}
+
+impl Process {
+    /// Starts the launcher from a sealed copy of its program.
+    ///
+    /// # Errors
+    /// As fork(2), exec(3).
+    pub fn start(image: &SealedProgram) -> std::io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        let (ours, theirs) = seqpacket::pair()?;
+        let path = format!("/proc/self/fd/{}", image.fd().as_raw_fd());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the launcher itself, the one process we start"
+        )]
+        let child = Command::new(path)
+            .arg0("upcall-enter")
+            .arg("--launcher")
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Ctrl-C at a terminal is for us; what the launcher has begun, it ends.
+            .process_group(0)
+            .spawn()?;
+        Ok(Self {
+            socket: ours,
+            child,
+        })
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+/// The way to the launcher.
+#[derive(Debug)]
+pub struct Launcher {
+    link: Connection,
+    pid: u32,
+    waiting: Mutex<HashMap<Vec<u8>, mpsc::UnboundedSender<Report>>>,
+    cgroups: Cgroups,
+    programs: Programs,
+    store: SealedProgram,
+}
+
+/// What is to be started for one record, and where its reports go.
+#[derive(Debug, Clone, Copy)]
+pub struct Job<'a> {
+    /// The record's id.
+    pub id: &'a str,
+    /// The open record.
+    pub record: &'a File,
+}
+
+impl Launcher {
+    /// Takes over a started launcher. `store` is the storing worker's program.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2), and as [`Cgroups::mount`].
+    pub fn attach(process: Process, store: SealedProgram) -> std::io::Result<Self> {
+        Ok(Self {
+            pid: process.pid(),
+            link: Connection::new(process.socket)?,
+            waiting: Mutex::default(),
+            cgroups: Cgroups::mount()?,
+            programs: Programs::default(),
+            store,
+        })
+    }
+
+    /// The launcher's pid.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Hands reports out until the launcher is gone; then everybody who waits is told by the end of their channel.
+    pub async fn serve(self: Arc<Self>) {
+        while let Ok(received) = self.link.receive().await {
+            if received.record.is_empty() {
+                break;
+            }
+            if let Ok(report) = Report::decode(&received.record) {
+                let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(waiter) = waiting.get(&report.id) {
+                    drop(waiter.send(report));
+                }
+            }
+        }
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    /// Asks for the reports of a record.
+    pub fn listen(&self, id: &str) -> mpsc::UnboundedReceiver<Report> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(id.as_bytes().to_vec(), sender);
+        receiver
+    }
+
+    /// Wants no more of them.
+    pub fn forget(&self, id: &str) {
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id.as_bytes());
+    }
+
+    /// Starts a helper. `container` is where, for a plan whose place it is. Returns what the record says about it.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]; nothing was started then.
+    pub async fn run(
+        &self,
+        job: Job<'_>,
+        run: &Run,
+        container: Option<&Container>,
+        origin: Option<&crate::identify::Origin>,
+        source: Source<'_>,
+    ) -> Result<Action, LaunchError> {
+        let planned = enter::plan(run, container, origin, &self.cgroups, job.id)?;
+        let program = self.programs.get(run)?;
+        let mut fds = planned.fds;
+        let mut borrowed: Vec<(FdRole, BorrowedFd<'_>)> =
+            vec![(FdRole::Record, job.record.as_fd())];
+        if let Some(container) = container {
+            borrowed.push((FdRole::Leader, container.leader.process.fd()));
+        }
+        if let Some(program) = &program {
+            borrowed.push((FdRole::Program, program.fd()));
+        }
+        match source {
+            Source::Kernel(kernel) => borrowed.extend([
+                (FdRole::Stdin, kernel.pipe.as_fd()),
+                (FdRole::Claim, kernel.claim.as_fd()),
+            ]),
+            Source::Stored { pipe, hold } => {
+                fds.push((FdRole::Stdin, pipe));
+                borrowed.push((FdRole::Hold, hold));
+            }
+        }
+        borrowed.extend(fds.iter().map(|(role, fd)| (*role, fd.as_fd())));
+        self.send(
+            job.id,
+            Slot::Run,
+            Task::Enter(Box::new(planned.enter)),
+            &borrowed,
+        )
+        .await?;
+        Ok(planned.action)
+    }
+
+    /// Starts the worker that keeps a copy in `cores`, and feeds a helper through `feed`.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]; nothing was started then.
+    pub async fn store(
+        &self,
+        job: Job<'_>,
+        store: Store,
+        (cores, keep_free): (&File, u64),
+        kernel: &KernelPipe,
+        feed: Option<OwnedFd>,
+    ) -> Result<(), LaunchError> {
+        let words = [
+            "upcall-store",
+            job.id,
+            "1",
+            &store.max_size().to_string(),
+            &keep_free.to_string(),
+        ];
+        let argv = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let exec = Exec {
+            argv,
+            env: vec![],
+            reports: true,
+        };
+        let mut fds = vec![
+            (FdRole::Program, self.store.fd()),
+            (FdRole::Record, job.record.as_fd()),
+            (FdRole::Claim, kernel.claim.as_fd()),
+            (FdRole::Number(0), kernel.pipe.as_fd()),
+            (FdRole::Number(3), cores.as_fd()),
+            (FdRole::Number(5), job.record.as_fd()),
+        ];
+        if let Some(feed) = &feed {
+            fds.push((FdRole::Number(6), feed.as_fd()));
+        }
+        self.send(job.id, Slot::Store, Task::Exec(exec), &fds).await
+    }
+
+    /// Starts what stood before us, with the words it would have got, and the kernel's pidfd at its number.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]; nothing was started then.
+    pub async fn pass(
+        &self,
+        job: Job<'_>,
+        argv: Vec<Vec<u8>>,
+        kernel: &KernelPipe,
+        pidfd: Option<BorrowedFd<'_>>,
+    ) -> Result<(), LaunchError> {
+        let mut fds = vec![
+            (FdRole::Record, job.record.as_fd()),
+            (FdRole::Claim, kernel.claim.as_fd()),
+            (FdRole::Number(0), kernel.pipe.as_fd()),
+        ];
+        if let Some(pidfd) = pidfd {
+            fds.push((FdRole::Number(3), pidfd));
+        }
+        self.send(
+            job.id,
+            Slot::Pass,
+            Task::Exec(Exec {
+                argv,
+                env: vec![],
+                reports: false,
+            }),
+            &fds,
+        )
+        .await
+    }
+
+    async fn send(
+        &self,
+        id: &str,
+        slot: Slot,
+        task: Task,
+        fds: &[(FdRole, BorrowedFd<'_>)],
+    ) -> Result<(), LaunchError> {
+        let (roles, fds): (Vec<FdRole>, Vec<BorrowedFd<'_>>) = fds.iter().copied().unzip();
+        let launch = Launch {
+            id: id.as_bytes().to_vec(),
+            slot: slot as u8,
+            fds: roles,
+            task,
+        };
+        let record = launch.encode()?;
+        Ok(self.link.send_within(&record, &fds, SEND_DEADLINE).await?)
+    }
+}
+
+/// A program of the host by its path, for errors.
+fn program_error(path: &Path, source: SealError) -> LaunchError {
+    LaunchError::Program {
+        program: path.display().to_string(),
+        source,
+    }
+}
