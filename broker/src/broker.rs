@@ -25,6 +25,7 @@ use upcall_helpers::wire;
 
 use crate::admit::{Admit, Refused, Tenant};
 use crate::hooks::file::CoreHook;
+use crate::hooks::pattern::Pattern;
 use crate::identify::core::CoreWords;
 use crate::identify::{self, Origin};
 use crate::intake::shim::{CoreCall, KernelPipe, Shim};
@@ -194,18 +195,17 @@ impl Broker {
         };
         seen.draft.timings().record = seen.clock.step();
 
-        let cmdline = seen
+        // The command line is read beside the work, and begun when that first waits.
+        let process = seen
             .origin
             .as_ref()
-            .map(|origin| self.cmdlines.read(&tenant, &origin.process));
-        let performed = self
-            .perform(&open, call, plan, seen.origin, seen.container)
-            .await;
+            .and_then(|origin| origin.process.try_clone().ok());
+        let cmdline = self.cmdlines.read(&tenant, process);
+        let work = self.perform(&open, call, plan, seen.origin, seen.container);
+        let (performed, cmdline) = tokio::join!(biased; work, cmdline);
         let mut draft = seen.draft;
         let leftover = draft.performed(performed, &mut seen.clock);
-        if let Some(cmdline) = cmdline {
-            draft.cmdline(cmdline.await);
-        }
+        draft.cmdline(cmdline);
         let (record, micros) = draft.finish();
         let result = self.records.close(open, &record, micros);
         self.told(record, result);
@@ -283,8 +283,10 @@ impl Broker {
     }
 
     /// What stood in core_pattern before us, as the hook's file has it.
-    fn previous(&self) -> Option<CoreHook> {
-        CoreHook::read(&self.places.hooks).ok()
+    fn previous(&self) -> Option<Pattern> {
+        CoreHook::read(&self.places.hooks)
+            .ok()
+            .map(|hook| hook.previous)
     }
 
     /// Expects this process to crash soon, for a self-test of the hook.

@@ -3,10 +3,10 @@
 //! Here end the bytes: what is in a record, [`crate::wire`] says.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recv, recvmsg, sendmsg};
 
 use crate::sys;
 use crate::wire::RECORD_MAX;
@@ -51,22 +51,20 @@ pub struct Received {
     pub fds: Vec<OwnedFd>,
 }
 
-/// Receives one record and its descriptors. A record that does not fit in [`RECORD_MAX`] is refused whole, and its
-/// descriptors are closed.
+/// Receives one record and its descriptors. A record over [`RECORD_MAX`] is refused whole, and its descriptors are
+/// closed.
 ///
 /// # Errors
 /// As recvmsg(2); `EMSGSIZE` for a record or descriptors that did not fit.
 pub fn receive(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
-    let mut record = vec![0; RECORD_MAX];
+    // Asked first how long it is: a buffer for the longest there may be would have to be zeroed each time.
+    let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+    let length = recv(socket.as_raw_fd(), &mut [], peek)?.min(RECORD_MAX);
+    let mut record = vec![0; length];
     let mut control = nix::cmsg_space!([std::os::fd::RawFd; SCM_MAX_FD]);
     let mut parts = [IoSliceMut::new(&mut record)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(
-        socket.as_fd().as_raw_fd(),
-        &mut parts,
-        Some(&mut control),
-        flags,
-    )?;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
     let mut fds = Vec::new();
     for part in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = part {

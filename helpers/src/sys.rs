@@ -311,6 +311,24 @@ pub fn reset_scheduling() -> Result<(), Errno> {
     Errno::result(unsafe { libc::personality(0) }).map(drop)
 }
 
+/// Filters this thread's system calls from here on, and those of everything it executes (seccomp(2)); needs
+/// `no_new_privs`.
+///
+/// # Errors
+/// As seccomp(2); `EINVAL` for a program that the kernel does not take.
+pub fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), Errno> {
+    let length = u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
+    let program = libc::sock_fprog {
+        len: length,
+        filter: program.as_ptr().cast_mut(),
+    };
+    let (operation, flags) = (libc::SECCOMP_SET_MODE_FILTER, 0);
+    // SAFETY: seccomp reads one sock_fprog and as many instructions behind its pointer as it says; both live here,
+    // and the kernel writes to neither.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) };
+    Errno::result(result).map(drop)
+}
+
 /// setrlimit(2) by the kernel's own number of the limit.
 ///
 /// # Errors
@@ -362,17 +380,26 @@ pub fn shared_counters() -> Result<&'static [AtomicU64; SHARED_COUNTERS], Errno>
 /// How many counters [`shared_counters`] has: one page of them.
 pub const SHARED_COUNTERS: usize = 512;
 
-/// Gives every signal its default action and blocks none. `CLONE_CLEAR_SIGHAND` leaves ignored signals ignored, and
-/// Rust's own start-up ignores `SIGPIPE`.
+/// Gives every signal its default action but `SIGPIPE`, which stays ignored, and blocks none: what we were started
+/// with must not reach a helper, and `CLONE_CLEAR_SIGHAND` leaves ignored signals ignored.
 ///
 /// # Errors
 /// As sigprocmask(2).
 pub fn reset_signals() -> Result<(), Errno> {
-    for signal in 1..=64 {
-        // SAFETY: signal with SIG_DFL installs no code of ours; numbers it does not take are refused with EINVAL.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
+        default_action(signal);
     }
     nix::sys::signal::SigSet::empty().thread_set_mask()
+}
+
+/// Gives `SIGPIPE` its default action too, right before an exec: Rust's start-up ignores it, and so do we.
+pub fn reset_sigpipe() {
+    default_action(libc::SIGPIPE);
+}
+
+fn default_action(signal: i32) {
+    // SAFETY: signal with SIG_DFL installs no code of ours; numbers it does not take are refused with EINVAL.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
 /// What statx(2) says about an open descriptor without asking the file's server (`AT_STATX_DONT_SYNC`): a FUSE server

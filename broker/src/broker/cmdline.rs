@@ -4,7 +4,6 @@
 //! ever. So it is read on a thread that may hang, one per tenant, few in all, and waited for a moment only.
 
 use std::collections::HashSet;
-use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,34 +26,33 @@ const BYTES_MAX: usize = 4096;
 pub(super) struct Cmdlines(Arc<Mutex<HashSet<Tenant>>>);
 
 impl Cmdlines {
-    /// Starts reading, and returns what it comes to: `None` for what could not be read in time.
-    pub(super) fn read(
+    /// Reads the command line; `None` for what could not be read in time.
+    pub(super) async fn read(
         &self,
         tenant: &Tenant,
-        process: &PidRef,
-    ) -> impl Future<Output = Option<Vec<Vec<u8>>>> + use<> {
-        let reader = self.start(tenant, process);
-        async move { tokio::time::timeout(PATIENCE, reader?).await.ok()?.ok()? }
+        process: Option<PidRef>,
+    ) -> Option<Vec<Vec<u8>>> {
+        let reader = self.start(tenant, process?)?;
+        tokio::time::timeout(PATIENCE, reader).await.ok()?.ok()?
     }
 
     fn start(
         &self,
         tenant: &Tenant,
-        process: &PidRef,
+        process: PidRef,
     ) -> Option<tokio::task::JoinHandle<Option<Vec<Vec<u8>>>>> {
         let mut working = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if working.len() >= READERS_MAX || !working.insert(tenant.clone()) {
             return None;
         }
-        let pidfd = process.fd().try_clone_to_owned();
         let (readers, tenant) = (Arc::clone(&self.0), tenant.clone());
         Some(tokio::task::spawn_blocking(move || {
-            let words = pidfd.ok().and_then(|pidfd| {
-                let process = PidRef::from_pidfd(pidfd).ok()?;
+            let words = || {
                 let bytes = ProcDir::open(process.pid()).ok()?.read("cmdline").ok()?;
                 process.verify().ok()?;
                 Some(split(&bytes))
-            });
+            };
+            let words = words();
             readers
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

@@ -158,14 +158,14 @@ impl Work<'_> {
     }
 
     async fn run_plan(&mut self, plan: Plan) {
-        let plan = match (
-            plan.pass(),
-            self.broker.previous().map(|hook| hook.previous),
-        ) {
-            (false, _) => plan,
-            (true, Some(previous @ Pattern::Pipe(_))) => return self.pass(&plan, &previous).await,
+        let plan = if plan.pass() {
+            if let Some(previous @ Pattern::Pipe(_)) = self.broker.previous() {
+                return self.pass(&plan, &previous).await;
+            }
             // A file pattern or a socket is nothing that a program could be given: a copy is kept.
-            (true, _) => plan.pass_as_store(),
+            plan.pass_as_store()
+        } else {
+            plan
         };
         let store = plan.store().filter(|store| self.within_core_limit(*store));
         match (plan.run().cloned(), store) {

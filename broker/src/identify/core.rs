@@ -113,11 +113,13 @@ pub fn identify(
     } else {
         (PidRef::open(pid).map_err(gone)?, Evidence::NumberChecked)
     };
-    let origin =
+    let mut origin =
         read(process, tid, evidence).map_err(|errno| lost(&format!("reading it: {errno}")))?;
     if evidence == Evidence::NumberChecked {
         check_number(words, &origin, asked).map_err(lost)?;
     }
+    // The name of the thread that crashed, as the kernel saw it.
+    origin.comm = words.facts().comm;
     // The last word: what was read was its own.
     origin
         .process
@@ -131,7 +133,11 @@ pub fn identify(
 /// # Errors
 /// `ESRCH` and the like where there is none.
 pub fn look(pid: u32) -> Result<Origin, Errno> {
-    read(PidRef::open(pid)?, pid, Evidence::NumberChecked)
+    let mut origin = read(PidRef::open(pid)?, pid, Evidence::NumberChecked)?;
+    let mut comm = origin.directory.read("comm")?;
+    comm.truncate(comm.len().saturating_sub(1)); // the kernel's newline
+    origin.comm = Some(comm);
+    Ok(origin)
 }
 
 fn read(process: PidRef, tid: u32, evidence: Evidence) -> Result<Origin, Errno> {
@@ -148,10 +154,6 @@ fn read(process: PidRef, tid: u32, evidence: Evidence) -> Result<Origin, Errno> 
     let status = directory.status()?;
     let cgroups = directory.cgroups()?;
     let exe = directory.exe().ok();
-    let comm = directory.read("comm").ok().map(|mut comm| {
-        comm.truncate(comm.len().saturating_sub(1)); // the kernel's newline
-        comm
-    });
     Ok(Origin {
         process,
         tid,
@@ -162,7 +164,7 @@ fn read(process: PidRef, tid: u32, evidence: Evidence) -> Result<Origin, Errno> 
         namespaces,
         cgroups,
         exe,
-        comm,
+        comm: None,
     })
 }
 

@@ -7,13 +7,15 @@ use nix::errno::Errno;
 use upcall_helpers::wire::{DecodeError, Hook, Request, RequestFd, Verdict};
 
 use crate::identify::core::{CoreWords, WordsError};
-use crate::linux::namespace::{Ns, NsSet};
-use crate::linux::pidref::PidRef;
+use crate::linux::namespace::{self, Ns, NsSet};
 use crate::linux::procdir::ProcDir;
 use crate::linux::seqpacket::{Connection, Peer};
 
 /// A request comes with the connection; whoever says nothing for this long says nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The pid of kthreadd, the parent of all that the kernel starts: the second process there ever is (init/main.c).
+const KTHREADD: u32 = 2;
 
 /// A core dump that the shim hands over.
 #[derive(Debug)]
@@ -123,28 +125,27 @@ pub async fn take(
     })
 }
 
-/// The kernel starts its helpers from a thread of its own, without a session, as root of the host (kernel/umh.c).
-/// Nobody else can make a process like that: its children have it as their parent, and sessions are made, not left.
-/// Returns when it started.
+/// The kernel starts its helpers as children of kthreadd, without a session, as root of the host (kernel/umh.c).
+/// Nobody else can make a process like that: its children have it as their parent, orphans go to an init, and sessions
+/// are made, not left. Returns when it started.
 fn check_peer(peer: &Peer, host: &NsSet, any_peer: bool) -> Result<u64, IntakeError> {
     let pid = peer.process.pid();
     let stranger = IntakeError::NotRoot { uid: peer.uid, pid };
     if peer.uid != 0 {
         return Err(stranger);
     }
-    let look = || -> Result<(NsSet, crate::linux::parse::Stat, bool), Errno> {
-        let directory = ProcDir::open(pid)?;
-        let stat = directory.stat()?;
-        let namespaces = NsSet::of(&peer.process, &directory)?;
-        let parent = ProcDir::open(stat.parent)?.stat()?;
-        Ok((namespaces, stat, parent.is_kernel_thread()))
-    };
-    let (namespaces, stat, kernels) = look().map_err(IntakeError::Peer)?;
-    PidRef::verify(&peer.process).map_err(|_| IntakeError::Peer(Errno::ESRCH))?;
-    if namespaces.id(Ns::User) != host.id(Ns::User) {
+    let user = namespace::of_process(&peer.process, Ns::User).map_err(IntakeError::Peer)?;
+    let stat = ProcDir::open(pid)
+        .and_then(|directory| directory.stat())
+        .map_err(IntakeError::Peer)?;
+    peer.process
+        .verify()
+        .map_err(|_| IntakeError::Peer(Errno::ESRCH))?;
+    if user.id() != host.id(Ns::User) {
         return Err(stranger);
     }
-    let accepted = kernels && stat.session == 0 || any_peer && cfg!(debug_assertions);
+    let kernels = stat.parent == KTHREADD && stat.session == 0;
+    let accepted = kernels || any_peer && cfg!(debug_assertions);
     if !accepted {
         return Err(IntakeError::NotKernels(pid));
     }

@@ -103,7 +103,8 @@ fn inside(
     fds.push((FdRole::Cgroup, parent));
     if run.cgroup() == Cgroup::Container {
         let v1 = cgroups.v1(&leader.cgroups).map_err(EnterError::Cgroup)?;
-        fds.extend(v1.into_iter().map(|fd| (FdRole::CgroupV1, fd)));
+        fds.extend(v1.procs.into_iter().map(|fd| (FdRole::CgroupV1, fd)));
+        fds.extend(v1.freezer.map(|fd| (FdRole::FreezerV1, fd)));
     }
     let label = leader.directory.label().map_err(EnterError::Leader)?;
     let limits = limits(leader, run.address_space())?;

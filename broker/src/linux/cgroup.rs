@@ -27,6 +27,15 @@ pub struct Cgroups {
     own: Vec<CgroupLine>,
 }
 
+/// What a process needs to join the v1 cgroups of another.
+#[derive(Debug, Default)]
+pub struct V1 {
+    /// `cgroup.procs` of each hierarchy, open for writing.
+    pub procs: Vec<OwnedFd>,
+    /// `freezer.state` of the freezer.
+    pub freezer: Option<OwnedFd>,
+}
+
 impl Cgroups {
     /// Mounts every hierarchy that there is.
     ///
@@ -56,18 +65,33 @@ impl Cgroups {
         directory(self.unified.as_fd(), path)
     }
 
-    /// The directories of a process's cgroups in those v1 hierarchies in which it is elsewhere than we are.
+    /// What joins a process's cgroups in those v1 hierarchies in which it is elsewhere than we are: `cgroup.procs` of
+    /// each, open for writing, and the freezer's `freezer.state`.
     ///
     /// # Errors
     /// `ENOENT` where one is gone.
-    pub fn v1(&self, place: &[CgroupLine]) -> Result<Vec<OwnedFd>, Errno> {
-        let v1 = place.iter().filter(|line| !line.controllers.is_empty());
-        v1.filter(|line| !self.own.contains(line))
-            .map(|line| {
-                let mount = self.v1.get(&line.controllers).ok_or(Errno::ENOENT)?;
-                directory(mount.as_fd(), &line.path)
-            })
-            .collect()
+    pub fn v1(&self, place: &[CgroupLine]) -> Result<V1, Errno> {
+        let mut v1 = V1::default();
+        for line in place.iter().filter(|line| !line.controllers.is_empty()) {
+            if self.own.contains(line) {
+                continue;
+            }
+            let mount = self.v1.get(&line.controllers).ok_or(Errno::ENOENT)?.as_fd();
+            v1.procs
+                .push(file(mount, &line.path, "cgroup.procs", OFlag::O_WRONLY)?);
+            if line
+                .controllers
+                .split(|byte| *byte == b',')
+                .any(|name| name == b"freezer")
+            {
+                match file(mount, &line.path, "freezer.state", OFlag::O_RDONLY) {
+                    Ok(state) => v1.freezer = Some(state),
+                    Err(Errno::ENOENT) => {} // the root is never frozen
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(v1)
     }
 
     /// A directory of our own in cgroup2, made if need be, for helpers that a container does not pay for.
@@ -111,17 +135,30 @@ fn mount_v1(controllers: &[u8]) -> Result<OwnedFd, Errno> {
     sys::detached_mount(c"cgroup", &options)
 }
 
-/// A directory beneath a mount. Cgroup file systems have no links; the flags keep a surprise out all the same.
+/// A directory beneath a mount.
 fn directory(mount: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let relative = path.strip_prefix(b"/").unwrap_or(path);
+    open_beneath(mount, path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+}
+
+/// A file of a cgroup beneath a mount.
+fn file(mount: BorrowedFd<'_>, path: &[u8], name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+    open_beneath(mount, &[path, b"/", name.as_bytes()].concat(), flags)
+}
+
+/// Cgroup file systems have no links; the flags keep a surprise out all the same.
+fn open_beneath(mount: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    // The root is `/`, and a file of it `//name`.
+    let start = path
+        .iter()
+        .position(|byte| *byte != b'/')
+        .unwrap_or(path.len());
+    let relative = path.get(start..).unwrap_or_default();
     let relative = if relative.is_empty() { b"." } else { relative };
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-        .resolve(
-            ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_XDEV,
-        );
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(
+        ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_XDEV,
+    );
     openat2(mount, Path::new(OsStr::from_bytes(relative)), how)
 }
 
@@ -139,7 +176,7 @@ mod tests {
         assert_eq!(cgroups.v1.len(), cgroups.own.len() - 1);
         assert!(cgroups.unified(&cgroups.own).is_ok());
         assert!(
-            cgroups.v1(&cgroups.own).unwrap().is_empty(),
+            cgroups.v1(&cgroups.own).unwrap().procs.is_empty(),
             "nothing to join where we are already"
         );
         let gone = [CgroupLine {

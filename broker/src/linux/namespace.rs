@@ -115,6 +115,23 @@ impl NsFd {
     }
 }
 
+/// One namespace of a process, through its pidfd where the kernel can (6.11), else through /proc: then only a
+/// verification *after* this makes it its own.
+///
+/// # Errors
+/// `ESRCH` for a process that is gone or a zombie.
+pub fn of_process(process: &PidRef, kind: Ns) -> Result<NsFd, Errno> {
+    match sys::namespace_ioctl(process.fd(), NamespaceRequest::OfProcess(kind as usize)) {
+        Ok(fd) => NsFd::new(fd),
+        Err(Errno::ENOTTY | Errno::EINVAL) => {
+            let path = format!("/proc/{}/ns/{}", process.pid(), kind.name());
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            NsFd::new(nix::fcntl::open(path.as_str(), flags, Mode::empty())?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The namespaces of one process; a kind that the kernel does not have is missing.
 #[derive(Debug, Default)]
 pub struct NsSet {

@@ -48,6 +48,15 @@ impl PidRef {
         Ok(Self { pid, fd })
     }
 
+    /// The same process, held once more.
+    ///
+    /// # Errors
+    /// As dup(2).
+    pub fn try_clone(&self) -> Result<Self, Errno> {
+        let fd = self.fd.try_clone().map_err(|_| Errno::EMFILE)?;
+        Ok(Self { pid: self.pid, fd })
+    }
+
     /// The number in our pid namespace. Good for one look into /proc, if [`PidRef::verify`] follows it.
     pub fn pid(&self) -> u32 {
         self.pid

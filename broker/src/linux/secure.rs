@@ -51,7 +51,9 @@ pub fn open_file(path: &Path) -> Result<File, OpenError> {
 /// See [`OpenError`]; a longer file is [`std::io::ErrorKind::FileTooLarge`].
 pub fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, OpenError> {
     let file = open_file(path)?;
-    let mut bytes = Vec::new();
+    // Room for one byte more than it has: the read that finds the end needs no other.
+    let length = usize::try_from(file.metadata()?.len().min(max)).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(length + 1);
     file.take(max + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max {
         return Err(std::io::Error::from(std::io::ErrorKind::FileTooLarge).into());

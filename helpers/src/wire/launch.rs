@@ -72,8 +72,10 @@ pub enum FdRole {
     Leader,
     /// Directory, in cgroup2, in which the helper's own cgroup is made.
     Cgroup,
-    /// Directory of one cgroup v1 hierarchy that the helper joins; occurs once per hierarchy.
+    /// `cgroup.procs`, open for writing, of one cgroup v1 hierarchy that the helper joins; occurs once per hierarchy.
     CgroupV1,
+    /// `freezer.state` of the cgroup v1 freezer among them.
+    FreezerV1,
     /// What the helper reads: the kernel's pipe, or the storing worker's.
     Stdin,
     /// The kernel's pipe, where the helper is fed by somebody else: held, not read, while the helper runs.
@@ -99,6 +101,7 @@ impl FdRole {
             Self::Record => 6,
             Self::Program => 7,
             Self::Hold => 8,
+            Self::FreezerV1 => 9,
             Self::Number(number) => 128 | (number & 15),
         }
     }
@@ -113,6 +116,7 @@ impl FdRole {
             6 => Some(Self::Record),
             7 => Some(Self::Program),
             8 => Some(Self::Hold),
+            9 => Some(Self::FreezerV1),
             128..=143 => Some(Self::Number(code & 15)),
             _ => None,
         }

@@ -76,20 +76,20 @@ pub(crate) fn kill(parent: BorrowedFd<'_>, id: &[u8]) {
     }
 }
 
-/// Puts this process into one v1 hierarchy's cgroup, or refuses one that is frozen: what runs in a frozen v1 cgroup
-/// cannot even be killed.
-pub(crate) fn join_v1(directory: BorrowedFd<'_>) -> Result<(), Failure> {
-    match read(directory, "freezer.state") {
-        Ok(state) => require(state.starts_with(b"THAWED"), Stage::Freezer, Errno::EBUSY)?,
-        Err(Errno::ENOENT) => {} // another controller's hierarchy
-        Err(errno) => {
-            return Err(Failure {
-                stage: Stage::Freezer,
-                errno,
-            });
-        }
-    }
-    write(directory, "cgroup.procs", "0").at(Stage::Cgroup)
+/// Refuses a v1 cgroup that is frozen, given its `freezer.state`: what runs in it cannot even be killed.
+#[expect(clippy::needless_pass_by_value, reason = "it is closed here")]
+pub(crate) fn refuse_frozen_v1(state: OwnedFd) -> Result<(), Failure> {
+    let mut text = [0; 16];
+    let length = nix::unistd::read(&state, &mut text).at(Stage::Freezer)?;
+    let thawed = text
+        .get(..length)
+        .is_some_and(|text| text.starts_with(b"THAWED"));
+    require(thawed, Stage::Freezer, Errno::EBUSY)
+}
+
+/// Puts this process into one v1 hierarchy's cgroup, given its `cgroup.procs`.
+pub(crate) fn join_v1(procs: &OwnedFd) -> Result<(), Failure> {
+    nix::unistd::write(procs, b"0").map(drop).at(Stage::Cgroup)
 }
 
 /// Whether the cgroup is frozen (cgroup2, `cgroup.events`); the root has no such file and never is.

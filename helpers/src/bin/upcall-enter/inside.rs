@@ -76,11 +76,7 @@ fn execute(
         check(path)?;
     }
     if enter.place == Place::Container {
-        for filter in &context.seccomp {
-            seccompiler::apply_filter(filter)
-                .map_err(|_| Errno::EACCES)
-                .at(Stage::Seccomp)?;
-        }
+        sys::filter_system_calls(&context.seccomp).at(Stage::Seccomp)?;
     }
     close_all_but(sender.file().as_raw_fd(), program.map(AsRawFd::as_raw_fd))?;
     sender.send(Message::Executing);

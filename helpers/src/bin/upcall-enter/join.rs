@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, fstatat, umask};
 use nix::unistd::{Gid, Uid, chdir, chroot, fchdir, setgroups, setresgid, setresuid, setsid};
 use upcall_helpers::sys::{self, CLONE_PARENT, Fork};
-use upcall_helpers::wire::{Enter, FdRole, NAMESPACES, NamespaceId, Place, Stage};
+use upcall_helpers::wire::{Enter, FdRole, NAMESPACES, NamespaceId, Place, Rlimit, Stage};
 
 use crate::cgroup;
 use crate::failure::{At, Failure, require};
@@ -94,8 +94,10 @@ fn prepare(
     sender: &Sender,
 ) -> Result<OwnedFd, Failure> {
     die_with_parent(sender)?;
-    for directory in std::mem::take(&mut fds.cgroups_v1) {
-        cgroup::join_v1(directory.as_fd())?;
+    let frozen = fds.take(FdRole::FreezerV1).map(cgroup::refuse_frozen_v1);
+    frozen.transpose()?;
+    for procs in std::mem::take(&mut fds.cgroups_v1) {
+        cgroup::join_v1(&procs)?;
     }
     let proc = context.proc.try_clone().at(Stage::Scheduling)?;
     if enter.place == Place::Container {
@@ -113,7 +115,7 @@ fn prepare(
     }
     sys::reset_scheduling().at(Stage::Scheduling)?;
     set_timerslack(0).at(Stage::Scheduling)?;
-    sys::reset_signals().at(Stage::Scheduling)?;
+    sys::reset_sigpipe();
     umask(Mode::from_bits_truncate(0o022));
     become_undumpable()?;
     setsid().at(Stage::Session)?;
@@ -127,7 +129,7 @@ fn prepare(
         }
     }
     arrange_descriptors(fds, stdin, stdout, &[&proc], sender).at(Stage::Descriptors)?;
-    set_limits(enter)?;
+    set_limits(context, enter)?;
     Ok(proc)
 }
 
@@ -226,12 +228,17 @@ fn arrange_descriptors(
     Ok(())
 }
 
-/// Never more than the container's init has, and never more than we have ourselves.
-fn set_limits(enter: &Enter) -> Result<(), Failure> {
-    for (number, limit) in (0_u32..).zip(enter.limits) {
-        let (_, ours) = sys::rlimit(number).at(Stage::Limits)?;
-        let hard = limit.hard.min(ours);
-        sys::set_rlimit(number, limit.soft.min(hard), hard).at(Stage::Limits)?;
+/// Never more than the container's init has, and never more than we have ourselves. Most are the same.
+fn set_limits(context: &Context<'_>, enter: &Enter) -> Result<(), Failure> {
+    for ((number, limit), ours) in (0_u32..).zip(enter.limits).zip(&context.limits) {
+        let hard = limit.hard.min(ours.hard);
+        let limit = Rlimit {
+            soft: limit.soft.min(hard),
+            hard,
+        };
+        if limit != *ours {
+            sys::set_rlimit(number, limit.soft, limit.hard).at(Stage::Limits)?;
+        }
     }
     Ok(())
 }

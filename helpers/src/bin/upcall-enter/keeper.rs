@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -149,6 +149,7 @@ impl Keeper<'_> {
         reporter: &mut Reporter<'_>,
     ) -> Result<(), Failure> {
         let (stdin, stdin_write) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
+        widen(&stdin);
         let (output, stdout) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
         let (status, sender) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
         let joiner = match sys::fork(CLONE_CLEAR_SIGHAND, Some(cgroup.fd())).at(Stage::Clone)? {
@@ -268,6 +269,12 @@ impl Keeper<'_> {
 /// Reaps the joiner, which has ended or is about to: it forked the helper and has nothing left to do.
 fn joiner_reaped(joiner: &OwnedFd) -> Result<(), Errno> {
     waitid(Id::PIDFd(joiner.as_fd()), WaitPidFlag::WEXITED).map(drop)
+}
+
+/// Gives a pipe room for a small core in one go: fewer rounds between the kernel, us and the helper. Where the kernel
+/// does not allow it, it stays as it is.
+fn widen(pipe: &OwnedFd) {
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(1 << 20));
 }
 
 /// Takes the token that says who reads the pipe (eventfd(2) with one token).

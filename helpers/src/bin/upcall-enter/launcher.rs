@@ -9,10 +9,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as NixStatus, waitid};
-use seccompiler::BpfProgram;
 use upcall_helpers::seqpacket;
 use upcall_helpers::sys::{self, Fork, SHARED_COUNTERS};
-use upcall_helpers::wire::{Event, FdRole, Launch, Stage, Task, WaitStatus};
+use upcall_helpers::wire::{Event, FdRole, Launch, RLIMITS, Rlimit, Stage, Task, WaitStatus};
 
 use crate::cgroup;
 use crate::failure::{At, Failure};
@@ -36,8 +35,10 @@ pub(crate) struct Context<'a> {
     pub(crate) socket: BorrowedFd<'a>,
     /// The host's /proc, opened before any container was entered.
     pub(crate) proc: OwnedFd,
-    /// The filters for helpers, compiled.
-    pub(crate) seccomp: Vec<BpfProgram>,
+    /// Our own limits by their number.
+    pub(crate) limits: Vec<Rlimit>,
+    /// The filter for helpers.
+    pub(crate) seccomp: Vec<seccomp::Instruction>,
 }
 
 /// A child of the launcher's that is not reaped yet.
@@ -56,14 +57,23 @@ struct Child {
 /// What could not be set up.
 pub(crate) fn run() -> Result<(), Failure> {
     set_dumpable(false).at(Stage::Undumpable)?;
+    sys::reset_signals().at(Stage::Scheduling)?;
     let socket = socket().at(Stage::Plan)?;
     let beats = sys::shared_counters().at(Stage::Plan)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let proc = open("/proc", flags, Mode::empty()).at(Stage::Plan)?;
-    let seccomp = seccomp::filters().at(Stage::Seccomp)?;
+    let seccomp = seccomp::filter().at(Stage::Seccomp)?;
+    let limits: Result<Vec<Rlimit>, Errno> = (0..RLIMITS)
+        .map(|number| {
+            let (soft, hard) = sys::rlimit(u32::try_from(number).unwrap_or(0))?;
+            Ok(Rlimit { soft, hard })
+        })
+        .collect();
+    let limits = limits.at(Stage::Limits)?;
     let context = Context {
         socket: socket.as_fd(),
         proc,
+        limits,
         seccomp,
     };
     let mut children = Vec::new();

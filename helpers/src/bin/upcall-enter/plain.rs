@@ -75,6 +75,7 @@ impl Given {
                 FdRole::Leader
                 | FdRole::Cgroup
                 | FdRole::CgroupV1
+                | FdRole::FreezerV1
                 | FdRole::Stdin
                 | FdRole::Hold => {}
             }
@@ -84,7 +85,7 @@ impl Given {
 
     /// What must hold before the claim is taken, and the claim.
     fn prepare(&self, exec: &Exec, reporter: &mut Reporter<'_>) -> Result<(), Failure> {
-        sys::reset_signals().at(Stage::Scheduling)?;
+        sys::reset_sigpipe();
         sys::set_rlimit(RLIMIT_CORE, 1, 1).at(Stage::Limits)?;
         umask(Mode::from_bits_truncate(0o022));
         if self.program.is_none() {

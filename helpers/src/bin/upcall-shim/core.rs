@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 use upcall_helpers::sys;
@@ -32,6 +33,8 @@ pub(crate) fn run(mut words: Vec<Vec<u8>>) -> ExitCode {
     let (Ok(stdin), Ok(claim)) = (sys::inherited(0), one_token()) else {
         return ExitCode::FAILURE; // not started by the kernel, or it is out of memory
     };
+    // Room for a small core in one go: the kernel writes it while we ask. It may say no.
+    let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(1 << 20));
     let pidfd = kernels_pidfd(&words);
     let mut fds = vec![RequestFd::Stdin, RequestFd::Claim];
     let mut given = vec![stdin.as_fd(), claim.as_fd()];

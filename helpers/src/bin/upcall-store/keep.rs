@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, SpliceFFlags, fcntl, openat, splice};
+use nix::fcntl::{AtFlags, OFlag, SpliceFFlags, openat, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
@@ -12,8 +12,7 @@ use nix::unistd::linkat;
 
 use crate::feed::Feed;
 
-/// The most that one call moves, and the size that the kernel's pipe is raised to where it may: fewer wake-ups of the
-/// process that is being dumped.
+/// The most that one call moves: what the shim made the kernel's pipe hold.
 const CHUNK: usize = 1 << 20;
 
 /// How long nothing may come before the dump counts as stuck (its process is frozen, or its memory is behind a file
@@ -54,11 +53,6 @@ pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
         max_size,
         keep_free,
     } = job;
-    // Without CAP_SYS_RESOURCE, or past the user's share of pipe pages, it stays as it is.
-    let _ = fcntl(
-        &pipe,
-        FcntlArg::F_SETPIPE_SZ(i32::try_from(CHUNK).unwrap_or(i32::MAX)),
-    );
     let mut kept = Kept::default();
     let file = match create(&directory, keep_free) {
         Ok(file) => file,
