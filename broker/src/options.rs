@@ -54,7 +54,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             config: Directories::system(),
-            hooks: PathBuf::from("/etc/upcalld/hooks"),
+            hooks: PathBuf::from(crate::hooks::pattern::DEFAULT_HOOKS),
             state: PathBuf::from("/var/lib/upcalld"),
             run: PathBuf::from("/run/upcalld"),
             libexec: PathBuf::from("/usr/libexec/upcalld"),

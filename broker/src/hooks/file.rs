@@ -42,7 +42,7 @@ pub enum HookFileError {
         /// Why not.
         source: secure::OpenError,
     },
-    /// It cannot be written.
+    /// It cannot be written or removed.
     #[error("{}: {source}", path.display())]
     Write {
         /// Which.
@@ -51,7 +51,7 @@ pub enum HookFileError {
         source: std::io::Error,
     },
     /// It lacks what only it knows.
-    #[error("{}: no {key}; install the hook again (upcallctl install core)", path.display())]
+    #[error("{}: there is no usable line `{key} = …`", path.display())]
     Missing {
         /// Which.
         path: PathBuf,
@@ -60,42 +60,63 @@ pub enum HookFileError {
     },
 }
 
+impl HookFileError {
+    /// Whether there simply is no file.
+    pub fn is_absent(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { source: secure::OpenError::Open(error), .. }
+                if error.kind() == std::io::ErrorKind::NotFound
+        )
+    }
+}
+
 impl CoreHook {
+    /// Where it is.
+    pub fn path(hooks: &Path) -> PathBuf {
+        hooks.join("core")
+    }
+
     /// Reads `hooks/core`.
     ///
     /// # Errors
     /// See [`HookFileError`].
     pub fn read(hooks: &Path) -> Result<Self, HookFileError> {
-        let path = hooks.join("core");
+        let path = Self::path(hooks);
         let bytes = secure::read_file(&path, SIZE_MAX).map_err(|source| HookFileError::Read {
             path: path.clone(),
             source,
         })?;
-        let text = String::from_utf8_lossy(&bytes);
-        let value = |key: &str| {
+        Self::parse(&String::from_utf8_lossy(&bytes))
+            .map_err(|key| HookFileError::Missing { path, key })
+    }
+
+    /// Reads its text; an error is the key that is not there or has no usable value.
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let value = |key: &'static str| {
             text.lines()
                 .filter_map(|line| line.split_once('='))
-                .find_map(|(name, value)| (name.trim() == key).then(|| value.trim()))
+                .find_map(|(name, value)| (name.trim() == key).then_some(value))
+                .ok_or(key)
         };
-        let need = |key: &'static str| {
-            value(key).ok_or(HookFileError::Missing {
-                path: path.clone(),
-                key,
-            })
+        let path = |key| -> Result<PathBuf, &'static str> {
+            let path = PathBuf::from(value(key)?.trim());
+            path.is_absolute().then_some(path).ok_or(key)
         };
-        let number = |key: &'static str| -> Result<u64, HookFileError> {
-            need(key)?.parse().map_err(|_| HookFileError::Missing {
-                path: path.clone(),
-                key,
-            })
+        let number =
+            |key| -> Result<u64, &'static str> { value(key)?.trim().parse().map_err(|_| key) };
+        // To the letter: a pattern may begin or end with a space.
+        let pattern = |key| -> Result<Pattern, &'static str> {
+            let text = value(key)?;
+            Ok(Pattern::parse(text.strip_prefix(' ').unwrap_or(text)))
         };
         Ok(Self {
-            socket: PathBuf::from(need("socket")?),
+            socket: path("socket")?,
             deadline_ms: number("deadline_ms")?,
-            spool: PathBuf::from(need("spool")?),
+            spool: path("spool")?,
             spool_max: number("spool_max")?,
             keep_free: number("keep_free")?,
-            previous: Pattern::parse(need("previous")?),
+            previous: pattern("previous")?,
             previous_pipe_limit: number("previous_pipe_limit")?,
         })
     }
@@ -122,63 +143,137 @@ impl CoreHook {
     /// # Errors
     /// See [`HookFileError`].
     pub fn write(&self, hooks: &Path) -> Result<(), HookFileError> {
-        let path = hooks.join("core");
-        let write = || -> std::io::Result<()> {
-            std::fs::create_dir_all(hooks)?;
-            let new = hooks.join("core.new");
-            drop(std::fs::remove_file(&new));
-            let mut options = std::fs::OpenOptions::new();
-            let mut file = options
-                .write(true)
-                .create_new(true)
-                .mode(0o644)
-                .open(&new)?;
-            file.write_all(self.text().as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&new, &path)
-        };
-        write().map_err(|source| HookFileError::Write {
-            path: path.clone(),
-            source,
-        })
+        write(hooks, self.text().as_bytes())
     }
+
+    /// What the file says now, byte by byte, for [`CoreHook::put_back`]; `None`: there is none, or none to trust.
+    pub fn bytes(hooks: &Path) -> Option<Vec<u8>> {
+        secure::read_file(&Self::path(hooks), SIZE_MAX).ok()
+    }
+
+    /// Makes the file what it was.
+    ///
+    /// # Errors
+    /// See [`HookFileError`].
+    pub fn put_back(hooks: &Path, bytes: Option<&[u8]>) -> Result<(), HookFileError> {
+        match bytes {
+            Some(bytes) => write(hooks, bytes),
+            None => Self::remove(hooks),
+        }
+    }
+
+    /// Removes the file.
+    ///
+    /// # Errors
+    /// See [`HookFileError`].
+    pub fn remove(hooks: &Path) -> Result<(), HookFileError> {
+        let path = Self::path(hooks);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(HookFileError::Write { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn write(hooks: &Path, bytes: &[u8]) -> Result<(), HookFileError> {
+    let path = CoreHook::path(hooks);
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(hooks)?;
+        let new = hooks.join("core.new");
+        drop(std::fs::remove_file(&new));
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &path)
+    };
+    write().map_err(|source| HookFileError::Write {
+        path: path.clone(),
+        source,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_written_is_read_again() {
-        if !nix::unistd::Uid::effective().is_root() {
-            eprintln!("SKIPPED: the file must be root's");
-            return;
-        }
-        let directory =
-            std::env::temp_dir().join(format!("upcalld-hookfile-{}", std::process::id()));
-        let hook = CoreHook {
+    fn hook(previous: &str) -> CoreHook {
+        CoreHook {
             socket: PathBuf::from("/run/x.sock"),
             deadline_ms: 2000,
             spool: PathBuf::from("/var/spool"),
             spool_max: 1,
             keep_free: 2,
-            previous: Pattern::parse("|/usr/share/apport/apport -p%p -s%s = -- %E"),
+            previous: Pattern::parse(previous),
             previous_pipe_limit: 16,
-        };
-        hook.write(&directory).unwrap();
-        assert_eq!(CoreHook::read(&directory).unwrap(), hook);
-        std::fs::write(directory.join("core"), "socket = /x\n").unwrap();
-        assert!(matches!(
-            CoreHook::read(&directory),
-            Err(HookFileError::Missing {
-                key: "deadline_ms",
-                ..
-            })
-        ));
-        std::fs::remove_dir_all(&directory).unwrap();
-        assert!(matches!(
-            CoreHook::read(&directory),
-            Err(HookFileError::Read { .. })
-        ));
+        }
+    }
+
+    #[test]
+    fn a_previous_pattern_is_kept_to_the_letter() {
+        for previous in [
+            "|/usr/share/apport/apport -p%p -s%s = -- %E",
+            "",
+            " |odd",
+            "core ",
+            "@@/run/systemd/coredump",
+            "previous = x",
+        ] {
+            let hook = hook(previous);
+            assert_eq!(CoreHook::parse(&hook.text()), Ok(hook), "{previous:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_or_no_value_is_named() {
+        let text = hook("core").text();
+        for (line, key) in [
+            ("socket = ", "socket"),
+            ("deadline_ms = ", "deadline_ms"),
+            ("previous = ", "previous"),
+            ("previous_pipe_limit = ", "previous_pipe_limit"),
+        ] {
+            assert_eq!(CoreHook::parse(&text.replace(line, "x = ")), Err(key));
+        }
+        assert_eq!(
+            CoreHook::parse(&text.replace("spool = /var", "spool = var")),
+            Err("spool")
+        );
+        assert_eq!(
+            CoreHook::parse(&text.replace("= 2000", "= soon")),
+            Err("deadline_ms")
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_can_be_what_it_was() {
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("SKIPPED: the file must be root's");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let hooks = directory.path().join("hooks");
+        assert!(CoreHook::read(&hooks).unwrap_err().is_absent());
+        hook("core").write(&hooks).unwrap();
+        assert_eq!(CoreHook::read(&hooks).unwrap(), hook("core"));
+        let bytes = CoreHook::bytes(&hooks);
+        hook("core.%p").write(&hooks).unwrap();
+        CoreHook::put_back(&hooks, bytes.as_deref()).unwrap();
+        assert_eq!(CoreHook::read(&hooks).unwrap(), hook("core"));
+        std::fs::write(hooks.join("core"), "socket = /x\n").unwrap();
+        let error = CoreHook::read(&hooks).unwrap_err();
+        assert!(
+            error.to_string().contains("`deadline_ms = …`") && !error.is_absent(),
+            "{error}"
+        );
+        CoreHook::put_back(&hooks, None).unwrap();
+        CoreHook::remove(&hooks).unwrap();
+        assert!(CoreHook::read(&hooks).unwrap_err().is_absent());
     }
 }

@@ -3,4 +3,5 @@
 pub mod file;
 pub mod install;
 pub mod pattern;
+pub mod sysctl;
 pub mod watch;

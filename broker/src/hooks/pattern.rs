@@ -1,4 +1,4 @@
-//! What stands in kernel.core_pattern (core(5)): ours, or somebody else's.
+//! A value of kernel.core_pattern (core(5)): ours, or somebody else's.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,8 @@ use upcall_helpers::wire::CORE_WORDS;
 
 use crate::identify::core::CoreWords;
 
-/// Where the kernel has it.
-pub const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
-
-/// How many pipe dumps run at once, and whether the kernel waits for their handlers.
-pub const CORE_PIPE_LIMIT: &str = "/proc/sys/kernel/core_pipe_limit";
+/// Where the hooks' files are, for a pattern of ours that names no other place; the shim knows it too.
+pub const DEFAULT_HOOKS: &str = "/etc/upcalld/hooks";
 
 /// The longest pattern that the kernel keeps; it cuts a longer one without a word.
 pub const PATTERN_MAX: usize = 127;
@@ -69,16 +66,16 @@ impl Pattern {
     ///
     /// # Errors
     /// See [`PatternError`].
-    pub fn ours(program: &Path, hooks: Option<&Path>) -> Result<Self, PatternError> {
+    pub fn ours(program: &Path, hooks: &Path) -> Result<Self, PatternError> {
         let program = word(program)?;
-        let hooks = hooks.map(word).transpose()?;
-        let option = hooks
-            .as_ref()
-            .map(|hooks| format!(" --hooks={hooks}"))
-            .unwrap_or_default();
+        let hooks = word(hooks)?;
+        let option = if hooks == DEFAULT_HOOKS {
+            String::new()
+        } else {
+            format!(" --hooks={hooks}")
+        };
         let text = format!("|{program}{option} {}", CORE_WORDS.join(" "));
         if text.len() > PATTERN_MAX {
-            let hooks = hooks.unwrap_or_default();
             return Err(PatternError::TooLong {
                 length: text.len(),
                 program,
@@ -88,23 +85,32 @@ impl Pattern {
         Ok(Self::Pipe(text))
     }
 
-    /// Whether this is a pattern of ours: of this installation or of any other.
-    pub fn is_ours(&self) -> bool {
+    /// Whether this is a pattern of upcalld's: of this installation, of another one, or of another version, whose words
+    /// may be others.
+    pub fn is_upcallds(&self) -> bool {
         let Self::Pipe(text) = self else { return false };
+        let text = text.strip_prefix('|').unwrap_or(text);
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
-        let ends_as_ours = words.ends_with(&CORE_WORDS);
-        ends_as_ours
-            && words
-                .first()
-                .is_some_and(|program| program.ends_with("/core"))
+        let Some((program, words)) = words.split_first() else {
+            return false;
+        };
+        let names_hooks = words.first().is_some_and(|w| w.starts_with("--hooks="));
+        program.ends_with("/core")
+            && (names_hooks || program.ends_with("/upcalld/core") || words.ends_with(&CORE_WORDS))
     }
 
-    /// The directory of the hooks' files that a pattern of ours names.
+    /// Whether this is the pattern of the installation whose hooks' files are in this directory.
+    pub fn is_of(&self, hooks: &Path) -> bool {
+        self.hooks_directory().is_some_and(|named| named == hooks)
+    }
+
+    /// The directory of the hooks' files, for a pattern of upcalld's.
     pub fn hooks_directory(&self) -> Option<PathBuf> {
-        let Self::Pipe(text) = self else { return None };
-        text.split_ascii_whitespace()
-            .find_map(|word| word.strip_prefix("--hooks="))
-            .map(PathBuf::from)
+        let text = self.is_upcallds().then(|| self.text())?;
+        let named = text
+            .split_ascii_whitespace()
+            .find_map(|word| word.strip_prefix("--hooks="));
+        Some(PathBuf::from(named.unwrap_or(DEFAULT_HOOKS)))
     }
 
     /// The words of a pipe handler's command line with everything filled in, as the kernel does it: split at spaces
@@ -161,29 +167,32 @@ mod tests {
         CoreWords::new(words.collect()).unwrap()
     }
 
+    fn ours(program: &str, hooks: &str) -> Result<Pattern, PatternError> {
+        Pattern::ours(Path::new(program), Path::new(hooks))
+    }
+
     #[test]
     fn ours_fits_and_is_known_again() {
-        let ours = Pattern::ours(Path::new("/usr/libexec/upcalld/core"), None).unwrap();
-        assert!(
-            ours.is_ours() && ours.text().len() <= PATTERN_MAX,
-            "{}",
-            ours.text()
-        );
-        assert_eq!(ours.hooks_directory(), None);
-        let private =
-            Pattern::ours(Path::new("/run/d/core"), Some(Path::new("/run/d/hooks"))).unwrap();
-        assert!(private.is_ours());
-        assert_eq!(
-            private.hooks_directory(),
-            Some(PathBuf::from("/run/d/hooks"))
-        );
+        let system = ours("/usr/libexec/upcalld/core", DEFAULT_HOOKS).unwrap();
+        assert!(system.text().len() <= PATTERN_MAX, "{}", system.text());
+        assert!(system.is_of(Path::new(DEFAULT_HOOKS)));
+        let private = ours("/run/d/core", "/run/d/hooks").unwrap();
+        assert!(private.is_of(Path::new("/run/d/hooks")));
+        assert!(private.is_upcallds() && !private.is_of(Path::new(DEFAULT_HOOKS)));
+        // Of a version with other words.
+        let older = Pattern::parse("|/usr/libexec/upcalld/core %P %F");
+        assert!(older.is_of(Path::new(DEFAULT_HOOKS)));
         for other in [
+            "",
+            "|",
             "core",
             "|/usr/lib/systemd/systemd-coredump %P %u",
             "@@/run/upcalld/core.sock",
             "|/bin/core %P",
         ] {
-            assert!(!Pattern::parse(other).is_ours(), "{other}");
+            let other = Pattern::parse(other);
+            assert!(!other.is_upcallds(), "{other:?}");
+            assert_eq!(other.hooks_directory(), None);
         }
     }
 
@@ -191,13 +200,15 @@ mod tests {
     fn a_pattern_the_kernel_would_cut_or_split_is_refused() {
         let long = format!("/{}", "x".repeat(80));
         assert!(matches!(
-            Pattern::ours(Path::new(&long), None),
+            ours(&long, DEFAULT_HOOKS),
             Err(PatternError::TooLong { .. })
         ));
-        assert!(matches!(
-            Pattern::ours(Path::new("/a b/core"), None),
-            Err(PatternError::Path(_))
-        ));
+        for odd in ["/a b/core", "/a%p/core"] {
+            assert!(matches!(
+                ours(odd, DEFAULT_HOOKS),
+                Err(PatternError::Path(_))
+            ));
+        }
     }
 
     #[test]

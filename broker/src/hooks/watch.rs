@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tracing::{error, info};
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tracing::{error, info, warn};
 
 use super::file::CoreHook;
-use super::install;
-use super::pattern::Pattern;
+use super::sysctl::{CoreSysctl, Standing, SysctlError};
 use crate::store::records::now_micros;
 
 /// How often.
@@ -30,19 +31,39 @@ pub enum CoreState {
     },
 }
 
+/// A hook's change, as `upcallctl watch` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookChange {
+    /// Always `upcalld.hook`.
+    pub schema: String,
+    /// Always 1.
+    pub version: u32,
+    /// When it was seen: RFC 3339, UTC.
+    pub time: String,
+    /// Which hook: `core`.
+    pub hook: String,
+    /// `ours`, `foreign` or `not_installed`.
+    pub state: String,
+    /// What stands there, where it is foreign.
+    pub pattern: Option<String>,
+}
+
 /// The watch over the core hook.
 #[derive(Debug)]
 pub struct HookWatch {
+    sysctl: CoreSysctl,
     hooks: PathBuf,
     retake: bool,
     seen: Mutex<Seen>,
+    changes: broadcast::Sender<HookChange>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// The pattern of ours that was seen last, to put back.
-    ours: Option<(Pattern, u64)>,
-    foreign: Option<(Pattern, u64)>,
+    /// What was ours when it was seen last, to put back.
+    ours: Option<Standing>,
+    /// How it was when it was looked at last.
+    state: Option<CoreState>,
     checked: u64,
     /// How often somebody else's was found.
     foreign_count: u64,
@@ -51,10 +72,17 @@ struct Seen {
 impl HookWatch {
     /// Watches what is installed from this directory; `retake`: puts ours back where another stands.
     pub fn new(hooks: PathBuf, retake: bool) -> Self {
+        Self::of(CoreSysctl::host(), hooks, retake)
+    }
+
+    /// The same with other files in the place of the kernel's.
+    fn of(sysctl: CoreSysctl, hooks: PathBuf, retake: bool) -> Self {
         Self {
+            sysctl,
             hooks,
             retake,
             seen: Mutex::default(),
+            changes: broadcast::Sender::new(16),
         }
     }
 
@@ -69,51 +97,113 @@ impl HookWatch {
     /// Looks now.
     pub fn look(&self) -> CoreState {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = now_micros();
-        seen.checked = now;
-        let Ok((pattern, limit)) = install::current() else {
+        let mut state = self.found(&mut seen);
+        if matches!(state, CoreState::Foreign { .. }) {
+            if seen.state.as_ref() != Some(&state) {
+                seen.foreign_count += 1;
+                self.tell(&state);
+                seen.state = Some(state.clone());
+            }
+            if self.retake && self.take_back(&seen) {
+                state = CoreState::Ours;
+            }
+        }
+        if seen.state.as_ref() != Some(&state) {
+            // How it was at the start is nothing that happened.
+            if seen.state.is_some() {
+                self.tell(&state);
+            }
+            seen.state = Some(state.clone());
+        }
+        state
+    }
+
+    /// What the kernel and the hook's file say.
+    fn found(&self, seen: &mut Seen) -> CoreState {
+        seen.checked = now_micros();
+        let Ok(standing) = self.sysctl.read() else {
             return CoreState::NotInstalled;
         };
-        if CoreHook::read(&self.hooks).is_err() {
+        if let Err(error) = CoreHook::read(&self.hooks) {
+            if !error.is_absent() && standing.pattern.is_of(&self.hooks) {
+                warn!("{error}; without it nobody knows what to put back");
+            }
             return CoreState::NotInstalled;
         }
-        if pattern.is_ours() {
-            seen.ours = Some((pattern, limit));
-            if seen.foreign.take().is_some() {
-                info!("core_pattern is ours again");
-            }
+        if standing.pattern.is_of(&self.hooks) {
+            seen.ours = Some(standing);
             return CoreState::Ours;
         }
-        let known = seen
-            .foreign
-            .as_ref()
-            .filter(|(known, _)| *known == pattern)
-            .map(|(_, since)| *since);
-        let since = known.unwrap_or(now);
-        if known.is_none() {
-            seen.foreign_count += 1;
-            error!("core is foreign: {} (upcallctl status)", pattern.text());
-            if self.retake && Self::take_back(&seen) {
-                return CoreState::Ours;
-            }
-        }
-        seen.foreign = Some((pattern.clone(), since));
-        CoreState::Foreign {
-            pattern: pattern.text().to_owned(),
-            since,
+        let text = standing.pattern.text();
+        match &seen.state {
+            Some(CoreState::Foreign { pattern, since }) if pattern == text => CoreState::Foreign {
+                pattern: pattern.clone(),
+                since: *since,
+            },
+            _ => CoreState::Foreign {
+                pattern: text.to_owned(),
+                since: seen.checked,
+            },
         }
     }
 
-    fn take_back(seen: &Seen) -> bool {
-        let Some((ours, limit)) = &seen.ours else {
+    /// Logs a change, and tells those who watch.
+    fn tell(&self, state: &CoreState) {
+        let (word, pattern) = match state {
+            CoreState::NotInstalled => {
+                info!("the core hook is not installed any more");
+                ("not_installed", None)
+            }
+            CoreState::Ours => {
+                info!("core_pattern is ours again");
+                ("ours", None)
+            }
+            CoreState::Foreign { pattern, .. } => {
+                error!("core is foreign: {pattern} (upcallctl status)");
+                ("foreign", Some(pattern.clone()))
+            }
+        };
+        drop(self.changes.send(HookChange {
+            schema: "upcalld.hook".to_owned(),
+            version: 1,
+            time: format!("{:.6}", jiff::Timestamp::now()),
+            hook: "core".to_owned(),
+            state: word.to_owned(),
+            pattern,
+        }));
+    }
+
+    /// Puts ours back, unless somebody of ours is at work there: it may be an `uninstall`.
+    fn take_back(&self, seen: &Seen) -> bool {
+        let Some(ours) = &seen.ours else {
             return false;
         };
-        let taken = install::write_both(ours, *limit);
-        match &taken {
-            Ok(()) => info!("core_pattern was taken back (hooks.retake)"),
-            Err(error) => error!("core_pattern could not be taken back: {error}"),
+        let take = || -> Result<bool, SysctlError> {
+            let Some(lock) = self.sysctl.try_lock()? else {
+                return Ok(false);
+            };
+            if CoreHook::read(&self.hooks).is_err() {
+                return Ok(false);
+            }
+            self.sysctl.put_in(ours, &lock)?;
+            Ok(true)
+        };
+        match take() {
+            Ok(true) => {
+                info!("core_pattern was taken back (hooks.retake)");
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                error!("core_pattern could not be taken back: {error}");
+                false
+            }
         }
-        taken.is_ok()
+    }
+
+    /// Every change from now on.
+    pub fn changes(&self) -> broadcast::Receiver<HookChange> {
+        self.changes.subscribe()
     }
 
     /// When it was last looked at, in microseconds since the epoch.
@@ -135,5 +225,111 @@ impl HookWatch {
     /// The hook's file, where it is installed.
     pub fn file(&self) -> Option<CoreHook> {
         CoreHook::read(&self.hooks).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pattern::Pattern;
+    use super::*;
+
+    struct Host {
+        directory: tempfile::TempDir,
+        ours: String,
+    }
+
+    impl Host {
+        fn new() -> Option<Self> {
+            if !nix::unistd::Uid::effective().is_root() {
+                eprintln!("SKIPPED: the files must be root's");
+                return None;
+            }
+            let directory = tempfile::tempdir().unwrap();
+            let hooks = directory.path().to_owned();
+            let ours = Pattern::ours(std::path::Path::new("/x/core"), &hooks).unwrap();
+            let file = CoreHook {
+                socket: "/x".into(),
+                deadline_ms: 1,
+                spool: "/x".into(),
+                spool_max: 1,
+                keep_free: 1,
+                previous: Pattern::parse("core"),
+                previous_pipe_limit: 0,
+            };
+            file.write(&hooks).unwrap();
+            let host = Self {
+                directory,
+                ours: ours.text().to_owned(),
+            };
+            host.set(&host.ours);
+            std::fs::write(hooks.join("core_pipe_limit"), "1024\n").unwrap();
+            Some(host)
+        }
+
+        fn set(&self, pattern: &str) {
+            std::fs::write(self.directory.path().join("core_pattern"), pattern).unwrap();
+        }
+
+        fn pattern(&self) -> String {
+            std::fs::read_to_string(self.directory.path().join("core_pattern")).unwrap()
+        }
+
+        fn watch(&self, retake: bool) -> HookWatch {
+            let hooks = self.directory.path().to_owned();
+            HookWatch::of(CoreSysctl::below(&hooks), hooks, retake)
+        }
+    }
+
+    #[test]
+    fn a_foreign_write_is_told_once_and_so_is_its_end() {
+        let Some(host) = Host::new() else { return };
+        let watch = host.watch(false);
+        let mut changes = watch.changes();
+        assert_eq!(watch.look(), CoreState::Ours);
+        host.set("|/bin/other %p");
+        let first = watch.look();
+        assert!(
+            matches!(&first, CoreState::Foreign { pattern, .. } if pattern == "|/bin/other %p")
+        );
+        assert_eq!(
+            watch.look(),
+            first,
+            "since the same moment, and not told again"
+        );
+        host.set(&host.ours);
+        assert_eq!(watch.look(), CoreState::Ours);
+        std::fs::remove_file(host.directory.path().join("core")).unwrap();
+        assert_eq!(watch.look(), CoreState::NotInstalled);
+        let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok()).collect();
+        let states: Vec<_> = told.iter().map(|change| change.state.as_str()).collect();
+        assert_eq!(states, ["foreign", "ours", "not_installed"]);
+        assert_eq!(told[0].pattern.as_deref(), Some("|/bin/other %p"));
+        assert_eq!(watch.foreign_count(), 1);
+    }
+
+    #[test]
+    fn another_installations_hook_is_not_ours() {
+        let Some(host) = Host::new() else { return };
+        let watch = host.watch(false);
+        host.set("|/x/core --hooks=/elsewhere %P");
+        assert!(matches!(watch.look(), CoreState::Foreign { .. }));
+    }
+
+    #[test]
+    fn ours_is_taken_back_if_so_configured_and_nobody_is_at_work() {
+        let Some(host) = Host::new() else { return };
+        let watch = host.watch(true);
+        watch.look();
+        host.set("|/bin/other %p");
+        let lock = watch.sysctl.lock().unwrap();
+        assert!(matches!(watch.look(), CoreState::Foreign { .. }));
+        assert_eq!(host.pattern(), "|/bin/other %p");
+        drop(lock);
+        assert_eq!(watch.look(), CoreState::Ours);
+        assert_eq!(host.pattern(), format!("{}\n", host.ours));
+        // What was never seen as ours is not put in.
+        let watch = host.watch(true);
+        host.set("|/bin/other %p");
+        assert!(matches!(watch.look(), CoreState::Foreign { .. }));
     }
 }

@@ -1,0 +1,180 @@
+//! kernel.core_pattern and kernel.core_pipe_limit: read, written and read back, one writer at a time.
+
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::pattern::Pattern;
+
+/// Where the two are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoreSysctl {
+    pattern: PathBuf,
+    pipe_limit: PathBuf,
+}
+
+/// What stands in both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// kernel.core_pattern.
+    pub pattern: Pattern,
+    /// kernel.core_pipe_limit: how many dumps to programs run at once, and whether the kernel waits for them.
+    pub pipe_limit: u64,
+}
+
+/// Leave to write; given back when it is dropped.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "closing it unlocks")] File);
+
+/// Why the kernel's settings cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SysctlError {
+    /// As open(2), read(2), write(2), flock(2).
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The kernel has something else than was written.
+    #[error("{} reads back as {found:?} after {wrote:?} was written", path.display())]
+    ReadBack {
+        /// Which.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+        /// What was written.
+        wrote: String,
+    },
+}
+
+impl CoreSysctl {
+    /// The kernel's own.
+    pub fn host() -> Self {
+        Self::below(Path::new("/proc/sys/kernel"))
+    }
+
+    /// Files of the same names elsewhere, for tests.
+    pub fn below(directory: &Path) -> Self {
+        Self {
+            pattern: directory.join("core_pattern"),
+            pipe_limit: directory.join("core_pipe_limit"),
+        }
+    }
+
+    /// What stands there now.
+    ///
+    /// # Errors
+    /// As open(2), read(2).
+    pub fn read(&self) -> Result<Standing, SysctlError> {
+        let pipe_limit = read(&self.pipe_limit)?;
+        Ok(Standing {
+            pattern: Pattern::parse(&read(&self.pattern)?),
+            pipe_limit: pipe_limit
+                .trim()
+                .parse()
+                .map_err(|_| io(&self.pipe_limit)(ErrorKind::InvalidData.into()))?,
+        })
+    }
+
+    /// Waits until nobody else of ours writes. The lock is on the kernel's file itself, so it is one for all
+    /// installations of a host.
+    ///
+    /// # Errors
+    /// As open(2), flock(2).
+    pub fn lock(&self) -> Result<Lock, SysctlError> {
+        let file = File::open(&self.pattern).map_err(io(&self.pattern))?;
+        file.lock().map_err(io(&self.pattern))?;
+        Ok(Lock(file))
+    }
+
+    /// The same without waiting; `None` while somebody else of ours writes.
+    ///
+    /// # Errors
+    /// As open(2), flock(2).
+    pub fn try_lock(&self) -> Result<Option<Lock>, SysctlError> {
+        let file = File::open(&self.pattern).map_err(io(&self.pattern))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(io(&self.pattern)(error)),
+        }
+    }
+
+    /// Puts a program in: the limit first, so that the kernel waits for the program from its first call on.
+    ///
+    /// # Errors
+    /// See [`SysctlError`].
+    pub fn put_in(&self, standing: &Standing, _lock: &Lock) -> Result<(), SysctlError> {
+        write(&self.pipe_limit, &standing.pipe_limit.to_string())?;
+        write(&self.pattern, standing.pattern.text())
+    }
+
+    /// Puts back what stood there: the pattern first, so that while a program of ours stands its limit does too.
+    ///
+    /// # Errors
+    /// See [`SysctlError`].
+    pub fn put_back(&self, standing: &Standing, _lock: &Lock) -> Result<(), SysctlError> {
+        write(&self.pattern, standing.pattern.text())?;
+        write(&self.pipe_limit, &standing.pipe_limit.to_string())
+    }
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> SysctlError {
+    move |source| SysctlError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn read(path: &Path) -> Result<String, SysctlError> {
+    std::fs::read_to_string(path).map_err(io(path))
+}
+
+/// Writes a value and reads it back: the kernel takes any text and keeps 127 characters of it.
+fn write(path: &Path, value: &str) -> Result<(), SysctlError> {
+    // An empty pattern is written as a lone newline: a write of no bytes changes nothing.
+    std::fs::write(path, format!("{value}\n")).map_err(io(path))?;
+    let found = read(path)?;
+    let found = found.trim_end_matches('\n');
+    if found == value {
+        Ok(())
+    } else {
+        Err(SysctlError::ReadBack {
+            path: path.to_owned(),
+            found: found.to_owned(),
+            wrote: value.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_is_read_written_and_locked() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("core_pattern"), "core\n").unwrap();
+        std::fs::write(directory.path().join("core_pipe_limit"), "0\n").unwrap();
+        let sysctl = CoreSysctl::below(directory.path());
+        let before = sysctl.read().unwrap();
+        assert_eq!(before.pattern, Pattern::File("core".to_owned()));
+        let lock = sysctl.lock().unwrap();
+        assert!(sysctl.try_lock().unwrap().is_none());
+        let other = Standing {
+            pattern: Pattern::parse("|/x %P "),
+            pipe_limit: 7,
+        };
+        sysctl.put_in(&other, &lock).unwrap();
+        assert_eq!(sysctl.read().unwrap(), other);
+        sysctl.put_back(&before, &lock).unwrap();
+        drop(lock);
+        assert_eq!(sysctl.read().unwrap(), before);
+        assert!(sysctl.try_lock().unwrap().is_some());
+        std::fs::write(directory.path().join("core_pipe_limit"), "many\n").unwrap();
+        let error = sysctl.read().unwrap_err().to_string();
+        assert!(error.contains("core_pipe_limit"), "{error}");
+    }
+}
