@@ -60,6 +60,15 @@ pub enum Refused {
     },
 }
 
+/// How much of a rule's limit is left for one tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Left {
+    /// So many more at once, of its rate.
+    pub rate: Option<u32>,
+    /// So many are running.
+    pub running: Option<u32>,
+}
+
 /// Leave to go on; giving it back makes room for the next.
 #[derive(Debug)]
 pub struct Ticket {
@@ -108,18 +117,36 @@ impl Bucket {
         }
     }
 
+    fn per_second(&self) -> f64 {
+        f64::from(self.rate.count) / self.rate.per.as_secs_f64().max(0.001)
+    }
+
+    /// Its tokens, and parts of one.
+    fn now(&self, now: Instant) -> f64 {
+        let gained = now.saturating_duration_since(self.filled).as_secs_f64() * self.per_second();
+        (self.tokens + gained).min(f64::from(self.rate.count))
+    }
+
+    /// How many could be taken.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and the rate's count, and `as` saturates"
+    )]
+    fn whole(&self, now: Instant) -> u32 {
+        self.now(now) as u32
+    }
+
     /// Takes a token, or says in how long there is one.
     fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let per_second = f64::from(self.rate.count) / self.rate.per.as_secs_f64().max(0.001);
-        let gained = now.saturating_duration_since(self.filled).as_secs_f64() * per_second;
-        self.tokens = (self.tokens + gained).min(f64::from(self.rate.count));
+        self.tokens = self.now(now);
         self.filled = now;
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             return Ok(());
         }
         Err(Duration::from_secs_f64(
-            (1.0 - self.tokens) / per_second.max(1e-9),
+            (1.0 - self.tokens) / self.per_second().max(1e-9),
         ))
     }
 }
@@ -178,6 +205,25 @@ impl Admit {
             _tenant: tenant,
             _rule: rule,
         })
+    }
+
+    /// How much of a rule's limit is left, for explaining: takes nothing.
+    pub fn left(&self, rule: &RuleRef, limit: Limit, tenant: &Tenant) -> Left {
+        let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = rules.get(&(rule.clone(), tenant.clone()));
+        let free = places.and_then(|places| places.semaphore.as_ref());
+        let free = free.map(|semaphore| semaphore.available_permits());
+        let bucket = places.and_then(|places| places.bucket);
+        Left {
+            rate: limit.rate.map(|rate| {
+                let now = Instant::now();
+                bucket.map_or(rate.count, |bucket| bucket.whole(now))
+            }),
+            running: limit.concurrent.map(|count| {
+                let free = free.and_then(|free| u32::try_from(free).ok());
+                count.saturating_sub(free.unwrap_or(count))
+            }),
+        }
     }
 
     fn places(&self, tenant: &Tenant) -> (Arc<Semaphore>, Arc<Semaphore>) {
@@ -288,6 +334,7 @@ mod tests {
             concurrent: None,
         };
         let rule = rule();
+        assert_eq!(admit.left(&rule, limit, &container("a")).rate, Some(3));
         for _ in 0..3 {
             drop(
                 admit
@@ -296,6 +343,8 @@ mod tests {
                     .unwrap(),
             );
         }
+        let left = admit.left(&rule, limit, &container("a"));
+        assert_eq!((left.rate, left.running), (Some(0), None));
         let refused = admit
             .enter(&container("a"), Some((&rule, limit)))
             .await

@@ -277,6 +277,11 @@ impl Broker {
         &self.resolver
     }
 
+    /// The limits, for explaining.
+    pub fn admit(&self) -> &Admit {
+        &self.admit
+    }
+
     /// Every record from now on, when it is closed.
     pub fn watch(&self) -> broadcast::Receiver<Arc<Record>> {
         self.closed.subscribe()

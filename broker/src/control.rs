@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -20,12 +20,14 @@ use tracing::warn;
 use upcall_config::diagnostic::Diagnostic;
 
 use crate::broker::Broker;
-use crate::explain::{self, Explanation};
+use crate::explain::{self, ExplainError, Explainer, Explanation, Question};
 use crate::hooks::watch::{CoreState, HookWatch};
 use crate::policy::Policies;
+use crate::store::records::Records;
 
-/// The interface's name.
-pub const INTERFACE: &str = "org.upcalld.Control";
+mod model;
+
+pub use model::{Call, DiagnosticText, INTERFACE, Reload, Reloaded, Status};
 
 /// The longest question.
 const QUESTION_MAX: usize = 64 * 1024;
@@ -46,84 +48,11 @@ pub struct Control {
     started: u64,
 }
 
-/// `GetStatus`: what only the daemon knows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// The daemon's version.
-    pub version: String,
-    /// Its pid.
-    pub pid: u32,
-    /// The launcher's pid.
-    pub launcher_pid: u32,
-    /// When it started, in microseconds since the epoch.
-    pub started: u64,
-    /// Rules that are loaded.
-    pub rules: usize,
-    /// Files they came from.
-    pub files: usize,
-    /// When they were loaded, in microseconds since the epoch.
-    pub loaded: u64,
-    /// What stands in core_pattern: `ours`, `foreign`, `not_installed`.
-    pub core: String,
-    /// The foreign pattern.
-    pub foreign: Option<String>,
-    /// Since when it is known, in microseconds since the epoch.
-    pub foreign_since: Option<u64>,
-    /// What stood there before us.
-    pub previous: Option<String>,
-    /// Bytes that must stay free for cores.
-    pub keep_free: u64,
-}
-
-/// `Reload`: whether the rules are others now, and what is wrong with those on disk.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Reloaded {
-    /// Whether the new ones are in force.
-    pub replaced: bool,
-    /// Rules that were read.
-    pub rules: usize,
-    /// Files that were read.
-    pub files: usize,
-    /// Everything that is wrong, in order.
-    pub diagnostics: Vec<DiagnosticText>,
-    /// When the rules in force were loaded, in microseconds since the epoch.
-    pub loaded: u64,
-}
-
-/// A diagnostic for a program and for people.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DiagnosticText {
-    /// `error` or `warning`.
-    pub severity: String,
-    /// As `upcallctl check` shows it, without colour.
-    pub text: String,
-}
-
-/// The parameters of `Explain`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ExplainAsked {
-    /// The process.
-    pub pid: u32,
-    /// The signal that it is to crash with, without `SIG`.
-    pub signal: String,
-    /// Also the rules behind the one that matches.
-    pub all: bool,
-}
-
 /// Why a question is not answered; a varlink error.
 #[derive(Debug)]
 struct Refusal {
     error: String,
     parameters: Value,
-}
-
-#[derive(Debug, Deserialize)]
-struct Call {
-    method: String,
-    #[serde(default)]
-    parameters: Value,
-    #[serde(default)]
-    more: bool,
 }
 
 impl Refusal {
@@ -161,9 +90,11 @@ impl Control {
             rules: summary.rules,
             files: summary.files,
             loaded: summary.loaded,
+            unchanged: summary.unchanged,
             core: core.to_owned(),
             foreign,
             foreign_since,
+            checked: self.hooks.checked(),
             previous: self
                 .hooks
                 .file()
@@ -173,37 +104,50 @@ impl Control {
     }
 
     /// Loads the rules again.
-    pub fn reload(&self) -> Reloaded {
+    pub fn reload(&self, asked: Reload) -> Reloaded {
         let (loaded, policy) = self.policies.reload();
         let replaced = policy.is_some();
         if let Some(policy) = policy {
             self.broker.set_policy(policy);
         }
-        let text = |diagnostic: &Diagnostic| DiagnosticText {
-            severity: diagnostic.plain().severity.to_string(),
-            text: diagnostic.render(false),
+        let text = |diagnostic: &Diagnostic| {
+            Ok(DiagnosticText {
+                text: diagnostic.render(asked.colour),
+                plain: serde_json::to_value(diagnostic.plain())?,
+            })
         };
+        let diagnostics: Result<_, serde_json::Error> =
+            loaded.diagnostics.iter().map(text).collect();
         Reloaded {
             replaced,
             rules: loaded.rules,
-            files: loaded.files.len(),
-            diagnostics: loaded.diagnostics.iter().map(text).collect(),
+            files: loaded
+                .files
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect(),
+            errors: loaded.errors(),
+            warnings: loaded.warnings(),
+            // Plain data of ours is always JSON.
+            diagnostics: diagnostics.unwrap_or_default(),
             loaded: self.policies.summary().loaded,
         }
     }
 
-    fn explain(&self, asked: &ExplainAsked) -> Result<Explanation, Refusal> {
-        let signal = upcall_config::upcall::Signal::from_name(&asked.signal)
-            .ok_or_else(|| Refusal::new("BadSignal", &asked.signal))?;
-        let policy = self.broker.policy();
-        explain::core(
-            self.broker.resolver(),
-            &policy,
-            asked.pid,
-            signal,
-            asked.all,
-        )
-        .map_err(|error| Refusal::new("NoProcess", &error.to_string()))
+    fn explain(&self, question: &Question) -> Result<Explanation, Refusal> {
+        let places = self.broker.places();
+        let previous = self.hooks.file().map(|file| file.previous);
+        let explainer = Explainer {
+            resolver: self.broker.resolver(),
+            policy: &self.broker.policy(),
+            admit: Some(self.broker.admit()),
+            cores: &explain::cores(&places.state),
+            previous: previous.as_ref(),
+        };
+        let records = Records::at(&places.state);
+        explainer
+            .answer(question, &records)
+            .map_err(|error| Refusal::new(name(&error), &error.to_string()))
     }
 
     /// Answers one question.
@@ -218,7 +162,7 @@ impl Control {
         }
         match method {
             Some("GetStatus") => value(&self.status()),
-            Some("Reload") => value(&self.reload()),
+            Some("Reload") => value(&self.reload(parameters(call.parameters)?)),
             Some("Explain") => value(&self.explain(&parameters(call.parameters)?)?),
             Some("ExpectSelfTest") => {
                 let pid: u32 = call
@@ -241,7 +185,7 @@ impl Control {
         }
     }
 
-    async fn serve(&self, mut stream: UnixStream) -> std::io::Result<()> {
+    async fn serve(self: Arc<Self>, mut stream: UnixStream) -> std::io::Result<()> {
         let uid = stream.peer_cred()?.uid();
         let mut buffer = Vec::new();
         while let Some(question) = next(&mut stream, &mut buffer).await? {
@@ -249,7 +193,11 @@ impl Control {
                 Ok(call) if call.more && call.method == format!("{INTERFACE}.Watch") => {
                     return self.watch(&mut stream).await;
                 }
-                Ok(call) => self.answer(call, uid),
+                Ok(call) => {
+                    // It reads files; upcalls need the threads that must not wait.
+                    let control = Arc::clone(&self);
+                    tokio::task::spawn_blocking(move || control.answer(call, uid)).await?
+                }
                 Err(error) => Err(Refusal::new("BadQuestion", &error.to_string())),
             };
             let document = match answer {
@@ -261,23 +209,38 @@ impl Control {
         Ok(())
     }
 
-    /// Every record from now on, until the other side hangs up.
+    /// Every record and every change of a hook from now on, until the other side hangs up. The first answer is empty
+    /// and says that nothing is missed from now on.
     async fn watch(&self, stream: &mut UnixStream) -> std::io::Result<()> {
         let mut records = self.broker.watch();
+        let mut changes = self.hooks.changes();
+        send(stream, &json!({ "parameters": {}, "continues": true })).await?;
         let mut hung_up = [0; 1];
         loop {
-            let record = tokio::select! {
-                record = records.recv() => record,
+            let news = tokio::select! {
+                record = records.recv() => record.map(|record| json!({ "record": &*record })),
+                change = changes.recv() => change.map(|change| json!({ "hook": change })),
                 _ = stream.read(&mut hung_up) => return Ok(()),
             };
-            let document = match record {
-                Ok(record) => json!({ "parameters": { "record": &*record }, "continues": true }),
-                Err(broadcast::error::RecvError::Lagged(count)) => {
-                    json!({ "parameters": { "lost": count }, "continues": true })
-                }
+            let parameters = match news {
+                Ok(parameters) => parameters,
+                Err(broadcast::error::RecvError::Lagged(count)) => json!({ "lost": count }),
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
             };
+            let document = json!({ "parameters": parameters, "continues": true });
             send(stream, &document).await?;
+        }
+    }
+}
+
+/// The varlink error for why nothing can be explained.
+fn name(error: &ExplainError) -> &'static str {
+    match error {
+        ExplainError::NoSignal(_) => "BadSignal",
+        ExplainError::NoProcess(_) | ExplainError::Ended(_) => "NoProcess",
+        ExplainError::Container(_) => "NoContainer",
+        ExplainError::NoRecord(_) | ExplainError::Kind { .. } | ExplainError::Records(_) => {
+            "NoRecord"
         }
     }
 }
@@ -346,6 +309,12 @@ fn value(answer: &impl Serialize) -> Result<Value, Refusal> {
 }
 
 fn parameters<T: DeserializeOwned>(parameters: Value) -> Result<T, Refusal> {
+    // A question without parameters has the default ones.
+    let parameters = if parameters.is_null() {
+        json!({})
+    } else {
+        parameters
+    };
     serde_json::from_value(parameters)
         .map_err(|error| Refusal::new("BadParameters", &error.to_string()))
 }

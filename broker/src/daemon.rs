@@ -52,7 +52,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     // From here on this process is nobody's to look into, and its own crash is not handled by itself.
     set_dumpable(false).context("prctl(PR_SET_DUMPABLE)")?;
     setrlimit(Resource::RLIMIT_CORE, 1, 1).context("setrlimit(RLIMIT_CORE)")?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    // Nothing is for everybody; what a group may read is made its own below.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)
@@ -83,14 +84,15 @@ async fn serve(
     let launcher = Arc::new(Launcher::attach(launcher, store).context("the launcher")?);
     let mut gone = tokio::spawn(Arc::clone(&launcher).serve());
     let broker = broker(&options, policy, settings, Arc::clone(&launcher))?;
+    show_records(&options.state).context("records for the group upcall")?;
     broker.close_former();
     let hooks = Arc::new(HookWatch::new(
         options.hooks.clone(),
         broker.settings().hooks.retake,
     ));
     let watching = tokio::spawn(Arc::clone(&hooks).run());
-    let control = Control::new(Arc::clone(&broker), policies, hooks);
-    let controlling = control::listen(&options.run.join("control.sock"), Arc::new(control))?;
+    let control = Arc::new(Control::new(Arc::clone(&broker), policies, hooks));
+    let controlling = control::listen(&options.run.join("control.sock"), Arc::clone(&control))?;
 
     let (stop, stopping) = watch::channel(false);
     let accepting = tokio::spawn(accept(
@@ -108,10 +110,14 @@ async fn serve(
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let ended = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        _ = &mut gone => Err(anyhow::anyhow!("the launcher is gone; start upcalld again")),
+    let mut hangup = signal(SignalKind::hangup())?;
+    let ended = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => reload(&control),
+            _ = &mut gone => break Err(anyhow::anyhow!("the launcher is gone; start upcalld again")),
+        }
     };
     drop(sd_notify::notify(&[NotifyState::Stopping]));
     stop.send_replace(true);
@@ -122,6 +128,23 @@ async fn serve(
     broker.flush();
     info!("upcalld ends");
     ended
+}
+
+/// SIGHUP: as `upcallctl reload`, and what is wrong goes to the log.
+fn reload(control: &Control) {
+    let reloaded = control.reload(control::Reload::default());
+    for diagnostic in &reloaded.diagnostics {
+        warn!("{}", diagnostic.text);
+    }
+    if reloaded.replaced {
+        info!(
+            "{} rules from {} files loaded",
+            reloaded.rules,
+            reloaded.files.len()
+        );
+    } else {
+        error!("the rules on disk have mistakes; those loaded before stay (upcallctl check)");
+    }
 }
 
 /// The directories and their lock. Two daemons in one place would take each other's sockets.
@@ -146,6 +169,24 @@ fn prepare(options: &Options) -> anyhow::Result<File> {
         );
     }
     Ok(lock)
+}
+
+/// The group `upcall`, where there is one, may read the records. Cores stay root's alone.
+fn show_records(state: &Path) -> anyhow::Result<()> {
+    let Some(group) = nix::unistd::Group::from_name("upcall")? else {
+        return Ok(());
+    };
+    // What is made in a directory with this bit (2000) belongs to the directory's group; records are made in `open`,
+    // which nobody else gets into, and moved.
+    for (path, mode) in [
+        (state.to_owned(), 0o750),
+        (state.join("records"), 0o2750),
+        (state.join("open"), 0o2700),
+    ] {
+        std::os::unix::fs::chown(&path, None, Some(group.gid.as_raw()))?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 fn broker(

@@ -90,6 +90,16 @@ impl Resolver {
         &self.host
     }
 
+    /// Where runtimes keep their containers.
+    pub fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// podman's names.
+    pub fn podman(&self) -> &Podman {
+        &self.podman
+    }
+
     /// Finds the container of a process.
     pub fn resolve(&self, origin: &Origin) -> Resolution {
         let mut resolution = Resolution::default();

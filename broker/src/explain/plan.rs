@@ -1,0 +1,312 @@
+//! A plan in words: what would run, where, as whom, what would be kept.
+
+use std::time::Duration;
+
+use upcall_config::facts::Facts;
+use upcall_config::plan::{Cgroup, Limit, OnFailure, Place, Plan, Rate, Run, Store, User};
+use upcall_config::rule::Rule;
+use upcall_config::text::escape;
+
+use super::Explainer;
+use crate::admit::Tenant;
+use crate::hooks::pattern::Pattern;
+use crate::identify::Origin;
+use crate::linux::capability;
+use crate::linux::namespace::Ns;
+use crate::resolve::{Container, Resolution};
+
+/// What the sentences are about: a container as it is now, or as a record has it.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) leader: Option<u32>,
+    /// Namespaces that the container does not share with the host.
+    pub(super) own: Vec<String>,
+    /// As whom a helper would run: its init, its root, the crashed process.
+    pub(super) ids: Option<[Ids; 3]>,
+}
+
+/// One user of a container.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ids {
+    /// Uid and gid, seen from the host.
+    outside: (Option<u32>, Option<u32>),
+    /// The same, seen from inside.
+    inside: (Option<u32>, Option<u32>),
+    capabilities: u32,
+}
+
+impl Seen {
+    /// As it is now.
+    pub(super) fn live(resolution: &Resolution, origin: &Origin) -> Self {
+        let Some(container) = &resolution.container else {
+            return Self::default();
+        };
+        let leader = &container.leader;
+        let own = Ns::ALL
+            .into_iter()
+            .filter(|kind| container.own_namespaces & kind.flag() != 0);
+        let ids = |uid: Option<u32>, gid: Option<u32>| Ids::new(container, uid, gid);
+        let ([init_uid, ..], [init_gid, ..]) = (leader.status.uids, leader.status.gids);
+        let ([uid, ..], [gid, ..]) = (origin.status.uids, origin.status.gids);
+        Self {
+            leader: Some(leader.process.pid()),
+            own: own.map(|kind| kind.name().to_owned()).collect(),
+            ids: Some([
+                ids(Some(init_uid), Some(init_gid)),
+                ids(leader.uids.outside(0), leader.gids.outside(0)),
+                ids(Some(uid), Some(gid)),
+            ]),
+        }
+    }
+
+    fn of(&self, user: User) -> Option<Ids> {
+        let [init, root, origin] = self.ids?;
+        Some(match user {
+            User::Init => init,
+            User::Root => root,
+            User::Origin => origin,
+        })
+    }
+}
+
+impl Ids {
+    fn new(container: &Container, uid: Option<u32>, gid: Option<u32>) -> Self {
+        let leader = &container.leader;
+        let inside = (
+            uid.and_then(|uid| leader.uids.inside(uid)),
+            gid.and_then(|gid| leader.gids.inside(gid)),
+        );
+        let root = inside.0 == Some(0);
+        Self {
+            outside: (uid, gid),
+            inside,
+            // Executing a program, root keeps what it may have, and nobody else anything (capabilities(7)).
+            capabilities: if root {
+                leader.capabilities().count_ones()
+            } else {
+                0
+            },
+        }
+    }
+}
+
+/// The plan, a line each.
+pub(super) fn text(
+    explainer: &Explainer<'_>,
+    plan: &Plan,
+    rule: Option<&Rule>,
+    seen: &Seen,
+    facts: &Facts,
+    core_limit: Option<u64>,
+) -> Vec<(String, String)> {
+    let mut lines = Vec::new();
+    let mut line = |word: &str, text: String| lines.push((word.to_owned(), text));
+    if let Some(refusal) = plan.run_refused() {
+        line(
+            "run",
+            format!("refused: {}: {}", refusal.reason, refusal.message),
+        );
+    }
+    if let Some(run) = plan.run() {
+        line("run", program(run));
+        line("in", place(run, seen));
+        line("as", user(run, seen));
+    }
+    if let Some(store) = plan.store() {
+        line("store", kept(explainer, store, core_limit));
+    }
+    if plan.pass() {
+        line("pass", passed(explainer.previous));
+    }
+    if let (Some(limit), Some(rule)) = (plan.limit(), rule) {
+        let left = explainer
+            .admit
+            .map(|admit| admit.left(rule.source(), limit, &Tenant::of(facts)));
+        line("limit", limited(limit, left.unwrap_or_default()));
+    }
+    if plan.run().is_some() {
+        line(
+            "on failure",
+            match plan.on_failure() {
+                OnFailure::Store => "store".to_owned(),
+                OnFailure::Pass => "pass".to_owned(),
+                OnFailure::Drop => "drop".to_owned(),
+            },
+        );
+    }
+    lines
+}
+
+fn program(run: &Run) -> String {
+    let words = run.argv().iter().map(|word| escape(word));
+    let words = words.enumerate().map(|(place, word)| match place {
+        0 => word,
+        _ => format!("\"{word}\""),
+    });
+    let words: Vec<String> = words.collect();
+    let timeout = time(run.timeout());
+    format!(
+        "{}; stdin: the core; no progress for {timeout} ends it",
+        words.join(" ")
+    )
+}
+
+fn place(run: &Run, seen: &Seen) -> String {
+    let (Place::Container, Some(leader)) = (run.place(), seen.leader) else {
+        return "the host, as the kernel would start it".to_owned();
+    };
+    let is_own = |kind: &Ns| seen.own.iter().any(|own| own == kind.name());
+    let shared: Vec<&str> = Ns::ALL
+        .into_iter()
+        .filter(|kind| !is_own(kind))
+        .map(Ns::name)
+        .collect();
+    let shared = match shared.as_slice() {
+        [] => String::new(),
+        [one] => format!(" ({one} is the host's)"),
+        more => format!(" ({} are the host's)", more.join(" ")),
+    };
+    let cgroup = match run.cgroup() {
+        Cgroup::Container => "its cgroup's child upcall-ID",
+        Cgroup::Broker => "a cgroup of upcalld's",
+    };
+    format!(
+        "{} of leader {leader}{shared}, root /, cwd /, {cgroup}",
+        seen.own.join(" "),
+    )
+}
+
+fn user(run: &Run, seen: &Seen) -> String {
+    if run.place() == Place::Host || seen.leader.is_none() {
+        return "root of the host".to_owned();
+    }
+    let whose = match run.user() {
+        User::Init => "its init's ids",
+        User::Root => "its root",
+        User::Origin => "the process's own ids",
+    };
+    let Some(ids) = seen.of(run.user()) else {
+        return format!("{whose}; no_new_privs; seccomp default");
+    };
+    let number = |id: Option<u32>| id.map_or_else(|| "?".to_owned(), |id| id.to_string());
+    format!(
+        "{}:{} ({}:{} outside), {whose}; {} of {} capabilities; no_new_privs; seccomp default",
+        number(ids.inside.0),
+        number(ids.inside.1),
+        number(ids.outside.0),
+        number(ids.outside.1),
+        ids.capabilities,
+        capability::COUNT,
+    )
+}
+
+fn kept(explainer: &Explainer<'_>, store: Store, core_limit: Option<u64>) -> String {
+    let limit = match core_limit {
+        None | Some(u64::MAX) => "no core limit".to_owned(),
+        Some(limit) if store.ignore_limit() => format!("core limit {} ignored", size(limit)),
+        Some(limit) => format!("within its core limit, {}", size(limit)),
+    };
+    format!(
+        "{}, at most {}, {limit}",
+        explainer.cores.display(),
+        size(store.max_size())
+    )
+}
+
+/// What `pass` comes to in this version, for what stood in core_pattern before us.
+pub fn passed(previous: Option<&Pattern>) -> String {
+    match previous {
+        None => "what stands in core_pattern before the hook is installed".to_owned(),
+        Some(Pattern::Pipe(text)) => {
+            let program = text.trim_start_matches('|').split_ascii_whitespace().next();
+            format!("{}, with its own arguments", program.unwrap_or_default())
+        }
+        Some(Pattern::Socket(_)) => {
+            "a copy kept on the host: a socket cannot be given a pipe's core".to_owned()
+        }
+        Some(Pattern::File(text)) => {
+            format!("a copy kept on the host, not a file by the pattern \"{text}\"")
+        }
+    }
+}
+
+fn limited(limit: Limit, left: crate::admit::Left) -> String {
+    let rate = limit.rate.map(|limit| match left.rate {
+        Some(left) => format!("{}, {left} left", rate(limit)),
+        None => rate(limit),
+    });
+    let concurrent = limit.concurrent.map(|count| match left.running {
+        Some(running) => format!("{count} at once, {running} running"),
+        None => format!("{count} at once"),
+    });
+    let text: Vec<String> = rate.into_iter().chain(concurrent).collect();
+    text.join("; ")
+}
+
+/// As rules write it: `10/min`.
+fn rate(rate: Rate) -> String {
+    let per = match rate.per.as_secs() {
+        1 => "s".to_owned(),
+        60 => "min".to_owned(),
+        3600 => "h".to_owned(),
+        86_400 => "day".to_owned(),
+        seconds => format!("{seconds}s"),
+    };
+    format!("{}/{per}", rate.count)
+}
+
+/// As rules write it: `4GiB`.
+fn size(bytes: u64) -> String {
+    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes != 0 && bytes.trailing_zeros() >= shift {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+/// As rules write it: `30s`.
+fn time(time: Duration) -> String {
+    let ms = time.as_millis();
+    for (factor, unit) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+        if ms != 0 && ms.is_multiple_of(factor) {
+            return format!("{}{unit}", ms / factor);
+        }
+    }
+    format!("{ms}ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_said_as_rules_write_them() {
+        assert_eq!(
+            (size(4 << 30), size(0), size(4097)),
+            ("4GiB".into(), "0".into(), "4097".into())
+        );
+        let times = [30_000, 1500, 60_000, 7_200_000, 0].map(Duration::from_millis);
+        assert_eq!(times.map(time), ["30s", "1500ms", "1m", "2h", "0ms"]);
+        let ten = |seconds| Rate {
+            count: 10,
+            per: Duration::from_secs(seconds),
+        };
+        assert_eq!(
+            [1, 60, 3600, 86_400].map(|s| rate(ten(s))),
+            ["10/s", "10/min", "10/h", "10/day"]
+        );
+    }
+
+    #[test]
+    fn what_pass_comes_to_is_said_for_every_kind_of_pattern() {
+        let said = |text| passed(Some(&Pattern::parse(text)));
+        assert_eq!(
+            said("|/usr/bin/handler %P"),
+            "/usr/bin/handler, with its own arguments"
+        );
+        assert!(said("core.%p").contains("\"core.%p\""));
+        assert!(said("@@/run/x").starts_with("a copy kept on the host"));
+        assert!(passed(None).contains("before the hook is installed"));
+    }
+}
