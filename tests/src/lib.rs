@@ -1,1 +1,33 @@
-//! The harness.
+//! upcalld from outside: what the tests on real namespaces, real runtimes and the real kernel stand on.
+//!
+//! Two kinds of code meet here. What runs *inside* containers (`upcall-probe`, `crash-me`) is static, small and knows
+//! only [`report`]; everything else is the harness, behind the feature of that name.
+
+pub mod report;
+
+#[cfg(feature = "harness")]
+pub mod bundle;
+#[cfg(feature = "harness")]
+pub mod command;
+#[cfg(feature = "harness")]
+pub mod container;
+#[cfg(feature = "harness")]
+pub mod daemon;
+#[cfg(feature = "harness")]
+pub mod kernel_like;
+#[cfg(feature = "harness")]
+pub mod leader;
+#[cfg(feature = "harness")]
+pub mod podman;
+#[cfg(feature = "harness")]
+pub mod programs;
+#[cfg(feature = "harness")]
+pub mod records;
+#[cfg(feature = "harness")]
+pub mod rootfs;
+#[cfg(feature = "harness")]
+pub mod runc;
+#[cfg(feature = "harness")]
+pub mod sandbox;
+#[cfg(feature = "harness")]
+pub mod skip;

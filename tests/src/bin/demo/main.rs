@@ -1,0 +1,3 @@
+//! The program behind `make demo`.
+
+fn main() {}

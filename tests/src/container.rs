@@ -1,0 +1,241 @@
+//! A running container, seen from the host: its processes, its init, its end.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::command::{command, run, run_logged, until};
+use crate::leader::Leader;
+use crate::rootfs::Rootfs;
+
+/// How long a process of a container's is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// runc.
+    Runc,
+    /// podman, with runc below.
+    Podman,
+}
+
+impl Runtime {
+    /// Its word in rules and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Runc => "runc",
+            Self::Podman => "podman",
+        }
+    }
+}
+
+/// A running container; removed when dropped.
+#[derive(Debug)]
+pub struct Container {
+    runtime: Runtime,
+    name: String,
+    id: String,
+    root: Rootfs,
+    init: u32,
+}
+
+impl Container {
+    pub(crate) fn new(runtime: Runtime, name: String, id: String, root: Rootfs) -> Self {
+        Self {
+            runtime,
+            name,
+            id,
+            root,
+            init: 0,
+        }
+    }
+
+    /// Takes the runtime's id where that is not what it was started by.
+    pub(crate) fn with_id(mut self, id: String) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Takes its init; `waits` where that is our own, which is waited for.
+    pub(crate) fn with_init(mut self, pid: u32, waiting: bool) -> Result<Self> {
+        self.init = pid;
+        if waiting {
+            until(PATIENCE, "a container's init", || waits(pid).then_some(()))?;
+        }
+        Ok(self)
+    }
+
+    /// Who made it.
+    pub fn runtime(&self) -> Runtime {
+        self.runtime
+    }
+
+    /// Its name in the test.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The runtime's id of it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What rules and records call it: runc knows an id only.
+    pub fn called(&self) -> &str {
+        match self.runtime {
+            Runtime::Runc => &self.id,
+            Runtime::Podman => &self.name,
+        }
+    }
+
+    /// Its root, as the host sees it.
+    pub fn root(&self) -> &Rootfs {
+        &self.root
+    }
+
+    /// The host's pid of its init.
+    pub fn init(&self) -> u32 {
+        self.init
+    }
+
+    /// What is known about its init.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn leader(&self) -> Result<Leader> {
+        Leader::read(self.init)
+    }
+
+    /// Runs a program in it to its end, as an admin would; what it printed.
+    ///
+    /// # Errors
+    /// The runtime or the program fails.
+    pub fn exec(&self, words: &[&str]) -> Result<String> {
+        let runtime = self.runtime.as_str();
+        run(command(runtime).arg("exec").arg(&self.id).args(words))
+    }
+
+    /// Starts a program in it and leaves it; the host's pid of it. runc only.
+    ///
+    /// # Errors
+    /// runc fails.
+    pub fn spawn(&self, words: &[&str]) -> Result<u32> {
+        let directory = self.root.path().parent().context("a bundle")?;
+        let pid_file = directory.join("exec-pid");
+        let mut exec = command("runc");
+        exec.args(["exec", "--detach", "--pid-file"]).arg(&pid_file);
+        exec.arg(&self.id).args(words);
+        run_logged(&mut exec, &directory.join("exec-log"))?;
+        crate::runc::pid(&pid_file)
+    }
+
+    /// Has its init start a child that waits to crash; the host's pid of it.
+    ///
+    /// # Errors
+    /// The init does not do it.
+    pub fn child(&self) -> Result<u32> {
+        let before = children(self.init);
+        self.signal(self.init, Signal::SIGUSR2)?;
+        until(PATIENCE, "a child of a container's init", || {
+            let now = children(self.init);
+            let child = now.into_iter().find(|pid| !before.contains(pid))?;
+            waits(child).then_some(child)
+        })
+    }
+
+    /// Starts `/crash-me --wait` with these words and waits until it waits; the host's pid of it. runc only.
+    ///
+    /// # Errors
+    /// runc fails.
+    pub fn victim(&self, words: &[&str]) -> Result<u32> {
+        let mut all = vec!["/crash-me", "--wait"];
+        all.extend(words);
+        let pid = self.spawn(&all)?;
+        until(PATIENCE, "a process that waits", || {
+            waits(pid).then_some(())
+        })?;
+        Ok(pid)
+    }
+
+    /// Crashes a process that waits for it: a victim, a child, or the init itself.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn crash(&self, pid: u32) -> Result<()> {
+        self.signal(pid, Signal::SIGUSR1)
+    }
+
+    fn signal(&self, pid: u32, signal: Signal) -> Result<()> {
+        kill(pid_of(pid), signal).with_context(|| format!("{signal} to {pid} of {}", self.id))
+    }
+
+    /// Ends its init, and with it everything else in it.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn kill(&self) -> Result<()> {
+        self.signal(self.init, Signal::SIGKILL)
+    }
+
+    /// Runs a program of its root in its mount namespace with all the host's rights: for what its own may not.
+    ///
+    /// # Errors
+    /// nsenter or the program fails.
+    pub fn as_host_root(&self, words: &[&str]) -> Result<String> {
+        let target = self.init.to_string();
+        run(command("nsenter")
+            .args(["--target", &target, "--mount", "--"])
+            .args(words))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let remove = || match self.runtime {
+            Runtime::Runc => run(command("runc").args(["delete", "--force", &self.id])).map(drop),
+            Runtime::Podman => crate::podman::remove(&self.name),
+        };
+        // podman's own clean-up after a container's end may be at work; it is tried again.
+        drop(until(Duration::from_secs(3), "a removal", || remove().ok()));
+    }
+}
+
+/// A pid for nix.
+pub fn pid_of(pid: u32) -> Pid {
+    Pid::from_raw(pid.cast_signed())
+}
+
+/// Children of a process, of all its threads.
+pub fn children(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return vec![];
+    };
+    tasks
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|text| {
+            text.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+/// Whether a process sleeps with SIGUSR1 blocked, as `crash-me --wait` does.
+pub fn waits(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
+    let blocked = field("SigBlk:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    let usr1 = 1 << (Signal::SIGUSR1 as u32 - 1);
+    blocked.is_some_and(|mask| mask & usr1 != 0)
+        && field("State:").is_some_and(|state| state.starts_with('S'))
+}

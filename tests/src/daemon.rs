@@ -1,0 +1,263 @@
+//! A daemon in a sandbox: started, told things by signals, ended, and looked after: it leaves nothing behind.
+
+use std::fs::File;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+
+use crate::command::{command, until};
+use crate::container::{children, pid_of};
+use crate::records::Records;
+use crate::sandbox::Sandbox;
+
+/// How long start and end may take; the end waits for running work.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running daemon; killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    launcher: u32,
+    log: PathBuf,
+    records: Records,
+}
+
+impl Daemon {
+    /// Starts one that takes requests from every process of root's, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not start; the error has its log.
+    pub fn start(sandbox: &Sandbox) -> Result<Self> {
+        Self::start_with(sandbox, |daemon| {
+            daemon.arg("--any-peer");
+        })
+    }
+
+    /// Starts one as it is for use: requests come from the kernel's own shims.
+    ///
+    /// # Errors
+    /// It does not start; the error has its log.
+    pub fn start_strict(sandbox: &Sandbox) -> Result<Self> {
+        Self::start_with(sandbox, |_| {})
+    }
+
+    /// Starts one, its command changed as wanted.
+    ///
+    /// # Errors
+    /// It does not start; the error has its log.
+    pub fn start_with(sandbox: &Sandbox, change: impl FnOnce(&mut Command)) -> Result<Self> {
+        let log = sandbox.path("log");
+        let notify = sandbox.path("notify");
+        drop(std::fs::remove_file(&notify));
+        let told = UnixDatagram::bind(&notify)?;
+        told.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let mut daemon = command(&sandbox.programs.daemon);
+        daemon
+            .args(["--foreground", "--config"])
+            .arg(sandbox.config())
+            .arg("--state")
+            .arg(sandbox.state())
+            .arg("--run")
+            .arg(sandbox.sockets())
+            .arg("--libexec")
+            .arg(sandbox.libexec())
+            .current_dir("/")
+            .env_clear()
+            .env("NOTIFY_SOCKET", &notify)
+            .env("UPCALLD_LOG", "debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::options().append(true).create(true).open(&log)?);
+        change(&mut daemon);
+        let mut child = daemon.spawn().with_context(|| format!("{daemon:?}"))?;
+        let ready = until(PATIENCE, "READY=1", || {
+            let ended = child.try_wait().ok().flatten().is_some();
+            let mut message = [0; 256];
+            let length = told.recv(&mut message).unwrap_or(0);
+            let message = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
+            if message.lines().any(|line| line == "READY=1") {
+                Some(true)
+            } else {
+                ended.then_some(false)
+            }
+        });
+        if !matches!(ready, Ok(true)) {
+            drop(child.kill());
+            let status = child.wait()?;
+            bail!("upcalld did not start: {status}: {}", read(&log));
+        }
+        let launcher = children(child.id());
+        let launcher = launcher
+            .first()
+            .copied()
+            .context("upcalld has no launcher")?;
+        Ok(Self {
+            child,
+            launcher,
+            log,
+            records: Records::at(&sandbox.state()),
+        })
+    }
+
+    /// Its records.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its launcher's pid.
+    pub fn launcher(&self) -> u32 {
+        self.launcher
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
+    /// Waits until it has logged this.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn logs(&self, text: &str) -> Result<()> {
+        let found = until(Duration::from_secs(5), text, || {
+            self.log().contains(text).then_some(())
+        });
+        found.map_err(|error| anyhow::anyhow!("{error}; the log is {}", self.log()))
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(pid_of(self.pid()), signal)?)
+    }
+
+    /// Kills it, as a crash would end it.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Ends it and looks for what it should not have left: a process, a cgroup, an open record.
+    ///
+    /// # Errors
+    /// It fails, or left something.
+    pub fn stop(mut self, sandbox: &Sandbox) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        let status = until(PATIENCE, "upcalld's end", || {
+            self.child.try_wait().ok().flatten()
+        })?;
+        ensure!(
+            status.success(),
+            "upcalld ended with {status}: {}",
+            self.log()
+        );
+        let launcher = Path::new("/proc").join(self.launcher.to_string());
+        until(PATIENCE, "the launcher's end", || {
+            (!launcher.exists()).then_some(())
+        })?;
+        left_nothing(sandbox)
+    }
+}
+
+/// Whether everything that a sandbox's daemon began has ended and is cleared away.
+///
+/// # Errors
+/// Something is left; the error says what.
+pub fn left_nothing(sandbox: &Sandbox) -> Result<()> {
+    let nothing = until(Duration::from_secs(3), "everything to be gone", || {
+        leftovers(sandbox).is_empty().then_some(())
+    });
+    nothing.map_err(|_| anyhow::anyhow!("left behind: {}", leftovers(sandbox).join(", ")))
+}
+
+fn leftovers(sandbox: &Sandbox) -> Vec<String> {
+    let mut left = Vec::new();
+    let shim = sandbox.libexec().join("core");
+    let shim = shim.as_os_str().as_encoded_bytes();
+    let ids: Vec<String> = Records::at(&sandbox.state())
+        .all()
+        .into_iter()
+        .map(|r| r.id)
+        .collect();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        let ours = words.starts_with(shim)
+            || ids
+                .iter()
+                .any(|id| cgroup.contains(&format!("upcall-{id}")));
+        if ours {
+            let name = entry.file_name();
+            left.push(format!(
+                "process {} {}",
+                name.display(),
+                words.escape_ascii()
+            ));
+        }
+    }
+    let open = std::fs::read_dir(sandbox.state().join("open"));
+    for entry in open.into_iter().flatten().flatten() {
+        left.push(format!("open record {}", entry.file_name().display()));
+    }
+    if let Some(mount) = cgroup2() {
+        cgroups(&mount, 0, &mut |path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name
+                .strip_prefix("upcall-")
+                .is_some_and(|id| ids.iter().any(|known| known == id))
+            {
+                left.push(format!("cgroup {}", path.display()));
+            }
+        });
+    }
+    left
+}
+
+/// Where cgroup2 is mounted.
+pub fn cgroup2() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
+    line.split(' ').nth(1).map(PathBuf::from)
+}
+
+fn cgroups(path: &Path, depth: u32, see: &mut impl FnMut(&Path)) {
+    if depth > 8 {
+        return;
+    }
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            see(&entry.path());
+            cgroups(&entry.path(), depth + 1, see);
+        }
+    }
+}
+
+fn read(log: &Path) -> String {
+    std::fs::read_to_string(log).unwrap_or_default()
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}

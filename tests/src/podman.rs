@@ -1,0 +1,104 @@
+//! Real containers by podman, with runc below and without a network: podman's default one changes the host's
+//! forwarding.
+
+use std::ffi::OsStr;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::command::{command, run};
+use crate::container::{Container, Runtime};
+use crate::rootfs::Rootfs;
+use crate::sandbox::Sandbox;
+use crate::skip;
+
+/// A container of podman's that is not started yet.
+#[derive(Debug)]
+pub struct Podman {
+    name: String,
+    flags: Vec<String>,
+    image: bool,
+}
+
+/// podman, told what does not depend on how this host is set up.
+pub fn podman<T: AsRef<OsStr>>(words: impl IntoIterator<Item = T>) -> Command {
+    let mut podman = command("podman");
+    if let Some(runc) = skip::find("runc") {
+        podman.arg("--runtime").arg(runc);
+    }
+    podman.args(["--cgroup-manager=cgroupfs", "--events-backend=file"]);
+    podman.args(words);
+    podman
+}
+
+impl Podman {
+    /// One by this name, sharing the host's user namespace.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            flags: vec![],
+            image: false,
+        }
+    }
+
+    /// With another word for `podman run`.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// With a user namespace of its own, its root being this id of the host's; from an image, whose files podman
+    /// gives to the mapped ids.
+    #[must_use]
+    pub fn user_namespace(mut self, host: u32) -> Self {
+        self.image = true;
+        self.flag(&format!("--uidmap=0:{host}:65536"))
+            .flag(&format!("--gidmap=0:{host}:65536"))
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// podman fails; the error has what it said.
+    pub fn start(self, sandbox: &Sandbox) -> Result<Container> {
+        let name = format!("{}-{}", sandbox.tag(), self.name);
+        let place = sandbox.path("b").join(&self.name);
+        std::fs::create_dir(&place).with_context(|| format!("a second {}", self.name))?;
+        let root = Rootfs::create(sandbox, place.join("root"))?;
+        let mut start = podman(["run", "--detach", "--network=none", "--name", &name]);
+        // Without CAP_SYS_RESOURCE podman's own default limits cannot be set.
+        start.args(["--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096"]);
+        start.args(&self.flags);
+        if self.image {
+            let tar = place.join("root.tar");
+            run(command("tar")
+                .arg("-C")
+                .arg(root.path())
+                .arg("-cf")
+                .arg(&tar)
+                .arg("."))?;
+            run(podman(["import", "--quiet"]).arg(&tar).arg(image(&name)))?;
+            start.arg(image(&name));
+        } else {
+            start.arg("--rootfs").arg(root.path());
+        }
+        let started = run(start.arg("/init"));
+        let container = Container::new(Runtime::Podman, name.clone(), name.clone(), root);
+        let id = started?.trim().to_owned();
+        let pid = run(&mut podman(["inspect", "--format={{.State.Pid}}", &name]))?;
+        container.with_id(id).with_init(pid.trim().parse()?, true)
+    }
+}
+
+/// The image of a container with a user namespace of its own.
+fn image(name: &str) -> String {
+    format!("localhost/{name}:e2e")
+}
+
+/// Removes a container and its image.
+pub(crate) fn remove(name: &str) -> Result<()> {
+    run(&mut podman(["rm", "--force", "--ignore", "--time=0", name]))?;
+    run(&mut podman(["rmi", "--force", "--ignore", &image(name)]))?;
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Real containers by runc.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::bundle::Bundle;
+use crate::command::{command, run_logged};
+use crate::container::{Container, Runtime};
+use crate::rootfs::Rootfs;
+use crate::sandbox::Sandbox;
+
+/// A container of runc's that is not started yet.
+#[derive(Debug)]
+pub struct Runc {
+    name: String,
+    bundle: Bundle,
+    change: Vec<Change>,
+}
+
+/// Something done to the root before the start.
+type Change = fn(&Rootfs) -> Result<()>;
+
+impl Runc {
+    /// One by this name, sharing the host's user namespace and no other.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            bundle: Bundle::default(),
+            change: vec![],
+        }
+    }
+
+    /// With a user namespace of its own; the host's 300000 is its root.
+    #[must_use]
+    pub fn user_namespace(self) -> Self {
+        self.with(|bundle| bundle.user_namespace = Some(300_000))
+    }
+
+    /// Otherwise as wanted.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Bundle)) -> Self {
+        change(&mut self.bundle);
+        self
+    }
+
+    /// With its root changed before it starts.
+    #[must_use]
+    pub fn root(mut self, change: Change) -> Self {
+        self.change.push(change);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// runc fails; the error has what it said.
+    pub fn start(self, sandbox: &Sandbox) -> Result<Container> {
+        let id = format!("{}-{}", sandbox.tag(), self.name);
+        let bundle = sandbox.path("b").join(&self.name);
+        std::fs::create_dir(&bundle).with_context(|| format!("a second {}", self.name))?;
+        let root = Rootfs::create(sandbox, bundle.join("root"))?;
+        for change in self.change {
+            change(&root)?;
+        }
+        let ours = self.bundle.args.first().is_some_and(|word| word == "/init");
+        let config = self.bundle.config(&id, root.path());
+        std::fs::write(
+            bundle.join("config.json"),
+            serde_json::to_vec_pretty(&config)?,
+        )?;
+        let pid_file = bundle.join("pid");
+        let mut runc = command("runc");
+        runc.args(["run", "--detach", "--pid-file"]).arg(&pid_file);
+        runc.arg("--bundle").arg(&bundle).arg(&id);
+        let started = run_logged(&mut runc, &bundle.join("log"));
+        let container = Container::new(Runtime::Runc, self.name, id, root);
+        started?;
+        container.with_init(pid(&pid_file)?, ours)
+    }
+}
+
+/// The number in a pid file.
+pub(crate) fn pid(path: &PathBuf) -> Result<u32> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    Ok(text.trim().parse()?)
+}

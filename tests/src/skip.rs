@@ -1,0 +1,94 @@
+//! Tests that cannot be run here say so, loudly, and in a file that a later step can look at.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What a test cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Root of the host.
+    Root,
+    /// runc.
+    Runc,
+    /// podman and conmon.
+    Podman,
+    /// unshare(2) for everybody, and the unshare and setpriv programs.
+    Unprivileged,
+    /// The cgroup v1 freezer.
+    FreezerV1,
+}
+
+impl Need {
+    fn missing(self) -> Option<&'static str> {
+        let (there, what) = match self {
+            Self::Root => (nix::unistd::Uid::effective().is_root(), "root"),
+            Self::Runc => (has("runc"), "runc"),
+            Self::Podman => (has("podman") && has("conmon"), "podman and conmon"),
+            Self::Unprivileged => (
+                has("unshare") && has("setpriv") && may_unshare(),
+                "user namespaces for everybody, unshare and setpriv",
+            ),
+            Self::FreezerV1 => (
+                Path::new("/sys/fs/cgroup/freezer").is_dir(),
+                "the cgroup v1 freezer at /sys/fs/cgroup/freezer",
+            ),
+        };
+        (!there).then_some(what)
+    }
+}
+
+/// Whether a program is in the search path, sbin included.
+pub fn has(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Where a program is.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
+}
+
+fn may_unshare() -> bool {
+    let number =
+        |path: &str| -> Option<u64> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
+    number("/proc/sys/user/max_user_namespaces").is_some_and(|max| max > 0)
+        && number("/proc/sys/kernel/unprivileged_userns_clone") != Some(0)
+        && number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").unwrap_or(0) == 0
+}
+
+/// Whether this test has to be left out; then that was said.
+#[expect(clippy::print_stderr, reason = "whoever runs the tests is to see it")]
+pub fn lacks(needs: &[Need]) -> bool {
+    let missing: Vec<&str> = needs.iter().filter_map(|need| need.missing()).collect();
+    if missing.is_empty() {
+        return false;
+    }
+    let thread = std::thread::current();
+    let line = format!(
+        "SKIPPED {}: needs {}\n",
+        thread.name().unwrap_or("?"),
+        missing.join(", ")
+    );
+    eprint!("{line}");
+    let file = std::env::var_os("UPCALLD_TEST_SKIPPED").map(PathBuf::from);
+    let file = file.unwrap_or_else(|| crate::programs::target().join("e2e-skipped.txt"));
+    let opened = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(file);
+    drop(opened.and_then(|mut file| file.write_all(line.as_bytes())));
+    true
+}
+
+/// Leaves a test out, successfully and loudly, where something that it needs is not there.
+#[macro_export]
+macro_rules! needs {
+    ($($need:ident),+ $(,)?) => {
+        if $crate::skip::lacks(&[$($crate::skip::Need::$need),+]) {
+            return Ok(());
+        }
+    };
+}

@@ -1,0 +1,7 @@
+//! Everything that is tried on a real kernel with real containers, in one program.
+//!
+//! `ns_…` leaves the host's hooks alone; `host_…` changes core_pattern, puts it back, and is run by
+//! `make check-host` only.
+
+#[cfg(test)]
+mod ns_pipeline;
