@@ -195,17 +195,15 @@ impl Broker {
         };
         seen.draft.timings().record = seen.clock.step();
 
-        // The command line is read beside the work, and begun when that first waits.
-        let process = seen
-            .origin
-            .as_ref()
-            .and_then(|origin| origin.process.try_clone().ok());
-        let cmdline = self.cmdlines.read(&tenant, process);
-        let work = self.perform(&open, call, plan, seen.origin, seen.container);
-        let (performed, cmdline) = tokio::join!(biased; work, cmdline);
+        let performed = self
+            .perform(&open, call, plan, seen.origin, seen.container, &tenant)
+            .await;
         let mut draft = seen.draft;
-        let leftover = draft.performed(performed, &mut seen.clock);
-        draft.cmdline(cmdline);
+        let (leftover, cmdline) = draft.performed(performed, &mut seen.clock);
+        draft.cmdline(match cmdline {
+            Some(reading) => reading.words().await,
+            None => None,
+        });
         let (record, micros) = draft.finish();
         let result = self.records.close(open, &record, micros);
         self.told(record, result);

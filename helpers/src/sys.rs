@@ -106,6 +106,18 @@ pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Fork, Errno> {
     }
 }
 
+/// A copy of another process's descriptor (pidfd_getfd(2), 5.6).
+///
+/// # Errors
+/// As pidfd_getfd(2).
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_getfd takes three numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: from_raw_fd wants an open descriptor without another owner; the call above just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Ends this process at once, without running anything that its parent registered.
 pub fn exit(code: i32) -> ! {
     // SAFETY: _exit takes a number and does not return.
@@ -145,8 +157,24 @@ pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
     Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
 }
 
-/// Closes all descriptors from `first` to `last`. What an `OwnedFd` still names among them is gone: only for forked
-/// children that end in exec or [`exit`].
+/// Closes all descriptors from `first` up but those in `kept`, whatever is in the gaps between them. What an `OwnedFd`
+/// still names among the closed is gone: only for forked children that end in exec or [`exit`].
+///
+/// # Errors
+/// As close_range(2).
+pub fn close_all_but(first: u32, mut kept: Vec<u32>) -> Result<(), Errno> {
+    kept.sort_unstable();
+    let mut next = first;
+    for fd in kept.into_iter().filter(|fd| *fd >= first) {
+        if fd > next {
+            close_range(next, fd - 1)?;
+        }
+        next = fd + 1;
+    }
+    close_range(next, u32::MAX)
+}
+
+/// close_range(2), 5.9; as for [`close_all_but`].
 ///
 /// # Errors
 /// As close_range(2).
@@ -359,12 +387,12 @@ pub fn rlimit(number: u32) -> Result<(u64, u64), Errno> {
     Errno::result(result).map(|_| (limit.rlim_cur, limit.rlim_max))
 }
 
-/// Counters that a process shares with the children it forks.
+/// Numbers that a process shares with the children it forks, all zero.
 ///
 /// # Errors
 /// As mmap(2).
-pub fn shared_counters() -> Result<&'static [AtomicU64; SHARED_COUNTERS], Errno> {
-    let length = size_of::<[AtomicU64; SHARED_COUNTERS]>();
+pub fn shared_numbers() -> Result<&'static [AtomicU64; SHARED_NUMBERS], Errno> {
+    let length = size_of::<[AtomicU64; SHARED_NUMBERS]>();
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
     // SAFETY: mmap at an address of the kernel's choice, of no file, replaces nothing.
@@ -377,8 +405,8 @@ pub fn shared_counters() -> Result<&'static [AtomicU64; SHARED_COUNTERS], Errno>
     Ok(unsafe { &*address.cast() })
 }
 
-/// How many counters [`shared_counters`] has: one page of them.
-pub const SHARED_COUNTERS: usize = 512;
+/// How many numbers [`shared_numbers`] has.
+pub const SHARED_NUMBERS: usize = 4096;
 
 /// Gives every signal its default action but `SIGPIPE`, which stays ignored, and blocks none: what we were started
 /// with must not reach a helper, and `CLONE_CLEAR_SIGHAND` leaves ignored signals ignored.

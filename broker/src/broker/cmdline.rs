@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use crate::admit::Tenant;
 use crate::linux::pidref::PidRef;
 use crate::linux::procdir::ProcDir;
@@ -26,27 +28,14 @@ const BYTES_MAX: usize = 4096;
 pub(super) struct Cmdlines(Arc<Mutex<HashSet<Tenant>>>);
 
 impl Cmdlines {
-    /// Reads the command line; `None` for what could not be read in time.
-    pub(super) async fn read(
-        &self,
-        tenant: &Tenant,
-        process: Option<PidRef>,
-    ) -> Option<Vec<Vec<u8>>> {
-        let reader = self.start(tenant, process?)?;
-        tokio::time::timeout(PATIENCE, reader).await.ok()?.ok()?
-    }
-
-    fn start(
-        &self,
-        tenant: &Tenant,
-        process: PidRef,
-    ) -> Option<tokio::task::JoinHandle<Option<Vec<Vec<u8>>>>> {
+    /// Starts reading; `None` where it would be one reader too many.
+    pub(super) fn start(&self, tenant: &Tenant, process: PidRef) -> Option<Reading> {
         let mut working = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if working.len() >= READERS_MAX || !working.insert(tenant.clone()) {
             return None;
         }
         let (readers, tenant) = (Arc::clone(&self.0), tenant.clone());
-        Some(tokio::task::spawn_blocking(move || {
+        Some(Reading(tokio::task::spawn_blocking(move || {
             let words = || {
                 let bytes = ProcDir::open(process.pid()).ok()?.read("cmdline").ok()?;
                 process.verify().ok()?;
@@ -58,7 +47,18 @@ impl Cmdlines {
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&tenant);
             words
-        }))
+        })))
+    }
+}
+
+/// A command line that is being read.
+#[derive(Debug)]
+pub(super) struct Reading(JoinHandle<Option<Vec<Vec<u8>>>>);
+
+impl Reading {
+    /// The words; `None` for what could not be read in time.
+    pub(super) async fn words(self) -> Option<Vec<Vec<u8>>> {
+        tokio::time::timeout(PATIENCE, self.0).await.ok()?.ok()?
     }
 }
 

@@ -10,6 +10,7 @@ use upcall_config::text::escape;
 use upcall_config::upcall::{Signal, Upcall};
 use upcall_helpers::wire::{Event, Report};
 
+use super::cmdline::Reading;
 use super::perform::{Leftover, Performed};
 use super::{Clock, new_id};
 use crate::identify::core::CoreWords;
@@ -180,8 +181,12 @@ impl Draft {
         self.record.count += 1;
     }
 
-    /// What came of the plan; returns what is left to be reaped.
-    pub(super) fn performed(&mut self, performed: Performed, clock: &mut Clock) -> Leftover {
+    /// What came of the plan; returns what is left to be reaped, and the command line that is being read.
+    pub(super) fn performed(
+        &mut self,
+        performed: Performed,
+        clock: &mut Clock,
+    ) -> (Leftover, Option<Reading>) {
         let record = &mut self.record;
         record.actions = performed.actions;
         record.outcome = performed.outcome;
@@ -192,7 +197,7 @@ impl Draft {
         record.timings_us.launch = performed.launched.and_then(|time| clock.since_step(time));
         record.timings_us.held = performed.released.and_then(|time| clock.since_start(time));
         record.timings_us.actions = clock.step();
-        performed.leftover
+        (performed.leftover, performed.cmdline)
     }
 
     pub(super) fn cmdline(&mut self, words: Option<Vec<Vec<u8>>>) {

@@ -50,6 +50,7 @@ impl Work<'_> {
                 if slot == self.claimant && self.kernel.take().is_some() {
                     self.shim.tell(Verdict::Done);
                 }
+                self.read_cmdline();
                 return None;
             }
             Event::Failed { stage, errno } => {

@@ -12,8 +12,10 @@ use upcall_config::plan::{Place, Plan, Run, Store};
 use upcall_config::text::escape;
 use upcall_helpers::wire::{Event, Report};
 
+use super::cmdline::Reading;
 use super::reason::{self, Explained};
 use super::{Broker, monotonic, release};
+use crate::admit::Tenant;
 use crate::hooks::pattern::Pattern;
 use crate::identify::Origin;
 use crate::identify::core::CoreWords;
@@ -35,6 +37,7 @@ pub(super) struct Performed {
     /// When the first program ran.
     pub(super) launched: Option<u64>,
     pub(super) leftover: Leftover,
+    pub(super) cmdline: Option<Reading>,
 }
 
 /// Launches whose outcome is known and whose process may still be there.
@@ -73,6 +76,9 @@ pub(super) struct Work<'a> {
     pub(super) shim: Shim,
     pub(super) origin: Option<Origin>,
     pub(super) container: Option<Container>,
+    pub(super) tenant: &'a Tenant,
+    /// Its command line, read while the helper is at work.
+    pub(super) cmdline: Option<Reading>,
     pub(super) reports: UnboundedReceiver<Report>,
     /// Launches that have not been reaped.
     pub(super) alive: usize,
@@ -94,6 +100,7 @@ impl Broker {
         plan: Plan,
         origin: Option<Origin>,
         container: Option<Container>,
+        tenant: &Tenant,
     ) -> Performed {
         let id = open.id().to_owned();
         let reports = self.launcher.listen(&id);
@@ -106,6 +113,8 @@ impl Broker {
             shim: call.shim,
             origin,
             container,
+            tenant,
+            cmdline: None,
             reports,
             alive: 0,
             actions: Vec::new(),
@@ -136,6 +145,7 @@ impl Broker {
             released,
             launched,
             leftover,
+            cmdline: work.cmdline,
         }
     }
 }
@@ -366,6 +376,16 @@ impl Work<'_> {
             wrong.map(|wrong| wrong.reason),
             wrong.map(|wrong| wrong.message.clone()),
         )
+    }
+
+    /// Begins to read the command line, now that nothing waits for us.
+    pub(super) fn read_cmdline(&mut self) {
+        if self.cmdline.is_none()
+            && let Some(origin) = &self.origin
+            && let Ok(process) = origin.process.try_clone()
+        {
+            self.cmdline = self.broker.cmdlines.start(self.tenant, process);
+        }
     }
 
     pub(super) fn program(&self, slot: Slot) -> String {

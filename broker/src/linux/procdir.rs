@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
@@ -128,26 +129,31 @@ impl ProcDir {
     /// # Errors
     /// As [`ProcDir::read`].
     pub fn label(&self) -> Result<Vec<u8>, Errno> {
-        for (module, file) in [
-            ("apparmor", "attr/apparmor/current"),
-            ("selinux", "attr/current"),
-        ] {
-            match self.read(file) {
-                Ok(label) => {
-                    let label = label.trim_ascii_end();
-                    let label = label.strip_suffix(b"\0").unwrap_or(label);
-                    // AppArmor adds the mode, which is not part of the profile's name.
-                    let name = label.split(|byte| *byte == b' ').next().unwrap_or_default();
-                    if module == "apparmor" && name == b"unconfined" || name.is_empty() {
-                        return Ok(Vec::new());
-                    }
-                    return Ok([module.as_bytes(), b"\0", name].concat());
-                }
-                // No such module, or one that labels nothing.
-                Err(Errno::ENOENT | Errno::EINVAL | Errno::EOPNOTSUPP) => {}
-                Err(error) => return Err(error),
-            }
+        let Some((module, file)) = labels() else {
+            return Ok(Vec::new());
+        };
+        let label = self.read(file)?;
+        let label = label.trim_ascii_end();
+        let label = label.strip_suffix(b"\0").unwrap_or(label);
+        // AppArmor adds the mode, which is not part of the profile's name.
+        let name = label.split(|byte| *byte == b' ').next().unwrap_or_default();
+        if name.is_empty() || module == "apparmor" && name == b"unconfined" {
+            return Ok(Vec::new());
         }
-        Ok(Vec::new())
+        Ok([module.as_bytes(), b"\0", name].concat())
     }
+}
+
+/// The module that labels processes, and the file with the label: decided at boot, so asked once. With AppArmor and
+/// SELinux both, which no distribution does, AppArmor's.
+fn labels() -> Option<(&'static str, &'static str)> {
+    static LABELS: OnceLock<Option<(&str, &str)>> = OnceLock::new();
+    const MODULES: [(&str, &str); 2] = [
+        ("apparmor", "attr/apparmor/current"),
+        ("selinux", "attr/current"),
+    ];
+    *LABELS.get_or_init(|| {
+        let own = ProcDir::open(std::process::id()).ok()?;
+        MODULES.into_iter().find(|(_, file)| own.read(file).is_ok())
+    })
 }

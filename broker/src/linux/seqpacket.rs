@@ -94,8 +94,16 @@ impl Connection {
     /// # Errors
     /// As recvmsg(2).
     pub async fn receive(&self) -> std::io::Result<Received> {
-        let receive = |socket: &OwnedFd| Ok(records::receive(socket.as_fd())?);
-        self.0.async_io(Interest::READABLE, receive).await
+        let receive = |socket: &OwnedFd| -> std::io::Result<Received> {
+            Ok(records::receive(socket.as_fd())?)
+        };
+        // Tried at once: who connects has most often sent too, and then the event loop has nothing to tell us.
+        match receive(self.0.get_ref()) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                self.0.async_io(Interest::READABLE, receive).await
+            }
+            received => received,
+        }
     }
 
     /// The next record, if it comes in time.

@@ -22,16 +22,11 @@ pub(crate) struct HelperCgroup {
     directory: OwnedFd,
 }
 
-/// The name of the cgroup of this record's helper.
-fn name(id: &[u8]) -> String {
-    format!("upcall-{}", String::from_utf8_lossy(id))
-}
-
 impl HelperCgroup {
     /// Makes the cgroup below `parent` and, where the plan says so, limits its memory.
     pub(crate) fn create(parent: OwnedFd, id: &[u8], memory: Option<u64>) -> Result<Self, Failure> {
         require(!is_frozen(parent.as_fd()), Stage::Freezer, Errno::EBUSY)?;
-        let name = name(id);
+        let name = format!("upcall-{}", String::from_utf8_lossy(id));
         mkdirat(&parent, name.as_str(), Mode::from_bits_truncate(0o755)).at(Stage::Cgroup)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let directory = openat(&parent, name.as_str(), flags, Mode::empty()).at(Stage::Cgroup)?;
@@ -52,7 +47,7 @@ impl HelperCgroup {
 
     /// Ends every process in it.
     pub(crate) fn kill(&self) {
-        let _ = write(self.fd(), "cgroup.kill", "1");
+        kill(self.fd());
     }
 
     /// Ends every process in it and takes it away. Processes that were killed need a moment to leave; one that never
@@ -68,12 +63,9 @@ impl HelperCgroup {
     }
 }
 
-/// Ends what runs in the cgroup of this record's helper, on behalf of a keeper that cannot.
-pub(crate) fn kill(parent: BorrowedFd<'_>, id: &[u8]) {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    if let Ok(directory) = openat(parent, name(id).as_str(), flags, Mode::empty()) {
-        let _ = write(directory.as_fd(), "cgroup.kill", "1");
-    }
+/// Ends what runs in a helper's cgroup, on behalf of a keeper that cannot.
+pub(crate) fn kill(directory: BorrowedFd<'_>) {
+    let _ = write(directory, "cgroup.kill", "1");
 }
 
 /// Refuses a v1 cgroup that is frozen, given its `freezer.state`: what runs in it cannot even be killed.
@@ -87,9 +79,11 @@ pub(crate) fn refuse_frozen_v1(state: OwnedFd) -> Result<(), Failure> {
     require(thawed, Stage::Freezer, Errno::EBUSY)
 }
 
-/// Puts this process into one v1 hierarchy's cgroup, given its `cgroup.procs`.
-pub(crate) fn join_v1(procs: &OwnedFd) -> Result<(), Failure> {
-    nix::unistd::write(procs, b"0").map(drop).at(Stage::Cgroup)
+/// Puts a process into one v1 hierarchy's cgroup, given its `cgroup.procs`.
+pub(crate) fn join_v1(procs: &OwnedFd, pid: u32) -> Result<(), Failure> {
+    nix::unistd::write(procs, pid.to_string().as_bytes())
+        .map(drop)
+        .at(Stage::Cgroup)
 }
 
 /// Whether the cgroup is frozen (cgroup2, `cgroup.events`); the root has no such file and never is.

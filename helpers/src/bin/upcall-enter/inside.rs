@@ -1,5 +1,6 @@
 //! The helper-to-be, inside the pid namespace: the last steps, and the exec.
 
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -29,11 +30,10 @@ pub(crate) fn run(context: &Context<'_>, enter: &Enter, joined: Joined) -> ! {
         Place::Container => drop_rights(enter, &proc),
     });
     drop(proc);
-    let failure = match result.and_then(|()| execute(context, enter, program.as_ref(), &sender)) {
+    match result.and_then(|()| execute(context, enter, program.as_ref(), &sender)) {
         Ok(never) => match never {},
-        Err(failure) => failure,
-    };
-    give_up(&sender, failure)
+        Err(failure) => give_up(&sender, failure),
+    }
 }
 
 /// Label, no_new_privs, ids where they are still ours, capabilities.
@@ -58,7 +58,7 @@ fn execute(
     enter: &Enter,
     program: Option<&OwnedFd>,
     sender: &crate::status::Sender,
-) -> Result<std::convert::Infallible, Failure> {
+) -> Result<Infallible, Failure> {
     let words = |words: &[Vec<u8>]| -> Result<Vec<CString>, Failure> {
         let strings = words.iter().map(|word| CString::new(word.as_slice()));
         strings
@@ -78,7 +78,13 @@ fn execute(
     if enter.place == Place::Container {
         sys::filter_system_calls(&context.seccomp).at(Stage::Seccomp)?;
     }
-    close_all_but(sender.file().as_raw_fd(), program.map(AsRawFd::as_raw_fd))?;
+    // Whatever their flags: an open descriptor could be named by the path that is executed.
+    let kept = [
+        Some(sender.file().as_raw_fd()),
+        program.map(AsRawFd::as_raw_fd),
+    ];
+    let kept = kept.into_iter().flatten().map(i32::unsigned_abs).collect();
+    sys::close_all_but(3, kept).at(Stage::Descriptors)?;
     sender.send(Message::Executing);
     match program {
         // A static ELF: it needs no /proc to be found by, so the descriptor closes with the exec.
@@ -108,23 +114,4 @@ fn check(path: &CStr) -> Result<(), Failure> {
         Stage::Program,
         Errno::EACCES,
     )
-}
-
-/// Closes everything but standard input, output and error and these two, right before the exec and whatever their
-/// flags: an open descriptor could be named by the path that is executed.
-fn close_all_but(status: i32, program: Option<i32>) -> Result<(), Failure> {
-    let mut kept: Vec<u32> = [Some(status), program]
-        .into_iter()
-        .flatten()
-        .map(i32::unsigned_abs)
-        .collect();
-    kept.sort_unstable();
-    let mut next = 3;
-    for fd in kept {
-        if fd > next {
-            sys::close_range(next, fd - 1).at(Stage::Descriptors)?;
-        }
-        next = fd + 1;
-    }
-    sys::close_range(next, u32::MAX).at(Stage::Descriptors)
 }

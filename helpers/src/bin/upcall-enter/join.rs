@@ -17,7 +17,6 @@ use nix::unistd::{Gid, Uid, chdir, chroot, fchdir, setgroups, setresgid, setresu
 use upcall_helpers::sys::{self, CLONE_PARENT, Fork};
 use upcall_helpers::wire::{Enter, FdRole, NAMESPACES, NamespaceId, Place, Rlimit, Stage};
 
-use crate::cgroup;
 use crate::failure::{At, Failure, require};
 use crate::inside;
 use crate::keeper::{Fds, number};
@@ -30,6 +29,8 @@ pub(crate) struct Given {
     pub(crate) fds: Fds,
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
+    /// A byte comes here when the keeper has put us into the cgroup v1 hierarchies.
+    pub(crate) go: OwnedFd,
     pub(crate) sender: Sender,
 }
 
@@ -44,25 +45,13 @@ pub(crate) struct Joined {
 }
 
 /// The joiner's whole life.
-pub(crate) fn start(context: &Context<'_>, enter: &Enter, given: Given) -> ! {
-    let Given {
-        mut fds,
-        stdin,
-        stdout,
-        sender,
-    } = given;
-    let result =
-        prepare(context, enter, &mut fds, &stdin, &stdout, &sender).and_then(|joined| match enter
-            .place
-        {
-            Place::Host => Ok(joined),
-            Place::Container => enter_container(enter, &mut fds, joined),
-        });
-    drop((stdin, stdout));
-    match result {
+pub(crate) fn start(context: &Context<'_>, enter: &Enter, mut given: Given) -> ! {
+    match enter_place(context, enter, &mut given) {
         Ok(proc) => {
+            let Given {
+                mut fds, sender, ..
+            } = given;
             let program = fds.take(FdRole::Program);
-            drop(fds);
             become_helper(
                 context,
                 enter,
@@ -73,8 +62,24 @@ pub(crate) fn start(context: &Context<'_>, enter: &Enter, given: Given) -> ! {
                 },
             )
         }
-        Err(failure) => give_up(&sender, failure),
+        Err(failure) => give_up(&given.sender, failure),
     }
+}
+
+fn enter_place(
+    context: &Context<'_>,
+    enter: &Enter,
+    given: &mut Given,
+) -> Result<OwnedFd, Failure> {
+    let proc = prepare(context, enter, given)?;
+    if enter.place == Place::Container {
+        enter_container(enter, &mut given.fds, &proc)?;
+    }
+    // Into the pid namespace only from within the cgroups that bound it.
+    let mut go = [0; 1];
+    let going = nix::unistd::read(&given.go, &mut go).at(Stage::Cgroup)?;
+    require(going == 1, Stage::Cgroup, Errno::ESRCH)?;
+    Ok(proc)
 }
 
 /// Says why and ends.
@@ -85,20 +90,8 @@ pub(crate) fn give_up(sender: &Sender, failure: Failure) -> ! {
 
 /// Steps that need nothing of the container: what we were given, put off; what the helper gets, put on.
 /// Returns our descriptor of the host's /proc.
-fn prepare(
-    context: &Context<'_>,
-    enter: &Enter,
-    fds: &mut Fds,
-    stdin: &OwnedFd,
-    stdout: &OwnedFd,
-    sender: &Sender,
-) -> Result<OwnedFd, Failure> {
-    die_with_parent(sender)?;
-    let frozen = fds.take(FdRole::FreezerV1).map(cgroup::refuse_frozen_v1);
-    frozen.transpose()?;
-    for procs in std::mem::take(&mut fds.cgroups_v1) {
-        cgroup::join_v1(&procs)?;
-    }
+fn prepare(context: &Context<'_>, enter: &Enter, given: &mut Given) -> Result<OwnedFd, Failure> {
+    die_with_parent(&given.sender)?;
     let proc = context.proc.try_clone().at(Stage::Scheduling)?;
     if enter.place == Place::Container {
         raise_oom_score(proc.as_fd(), enter.leader)?;
@@ -128,7 +121,7 @@ fn prepare(
             });
         }
     }
-    arrange_descriptors(fds, stdin, stdout, &[&proc], sender).at(Stage::Descriptors)?;
+    arrange_descriptors(given, &proc).at(Stage::Descriptors)?;
     set_limits(context, enter)?;
     Ok(proc)
 }
@@ -190,42 +183,16 @@ fn raise_oom_score(proc: BorrowedFd<'_>, leader: u32) -> Result<(), Failure> {
 
 /// Standard input, output and error as the helper gets them, and nothing else open but what the next steps need:
 /// the gaps between those are closed, whatever is in them.
-fn arrange_descriptors(
-    fds: &mut Fds,
-    stdin: &OwnedFd,
-    stdout: &OwnedFd,
-    also: &[&OwnedFd],
-    sender: &Sender,
-) -> Result<(), Errno> {
-    let leader = fds.take(FdRole::Leader);
-    let program = fds.take(FdRole::Program);
-    sys::dup_to(stdin.as_fd(), 0)?;
-    sys::dup_to(stdout.as_fd(), 1)?;
-    sys::dup_to(stdout.as_fd(), 2)?;
-    let mut kept: Vec<u32> = also
-        .iter()
-        .copied()
-        .chain(&leader)
-        .chain(&program)
-        .map(number)
-        .collect();
-    kept.push(sender.file().as_raw_fd().unsigned_abs());
-    kept.sort_unstable();
-    let mut next = 3;
-    for fd in kept {
-        if fd > next {
-            sys::close_range(next, fd - 1)?;
-        }
-        next = fd + 1;
-    }
-    sys::close_range(next, u32::MAX)?;
-    if let Some(leader) = leader {
-        fds.put(FdRole::Leader, leader);
-    }
-    if let Some(program) = program {
-        fds.put(FdRole::Program, program);
-    }
-    Ok(())
+fn arrange_descriptors(given: &Given, proc: &OwnedFd) -> Result<(), Errno> {
+    sys::dup_to(given.stdin.as_fd(), 0)?;
+    sys::dup_to(given.stdout.as_fd(), 1)?;
+    sys::dup_to(given.stdout.as_fd(), 2)?;
+    let needed = [FdRole::Leader, FdRole::Program]
+        .into_iter()
+        .filter_map(|role| given.fds.get(role));
+    let mut kept: Vec<u32> = needed.chain([proc, &given.go]).map(number).collect();
+    kept.push(given.sender.file().as_raw_fd().unsigned_abs());
+    sys::close_all_but(3, kept)
 }
 
 /// Never more than the container's init has, and never more than we have ourselves. Most are the same.
@@ -244,7 +211,7 @@ fn set_limits(context: &Context<'_>, enter: &Enter) -> Result<(), Failure> {
 }
 
 /// The steps that enter: groups, namespaces, root, bounding set, ids.
-fn enter_container(enter: &Enter, fds: &mut Fds, proc: OwnedFd) -> Result<OwnedFd, Failure> {
+fn enter_container(enter: &Enter, fds: &mut Fds, proc: &OwnedFd) -> Result<(), Failure> {
     require(enter.join != 0, Stage::Plan, Errno::EINVAL)?;
     let leader = fds.need(FdRole::Leader)?;
     // Before the join: inside, setgroups(2) may be forbidden, and these are the host's numbers.
@@ -257,7 +224,7 @@ fn enter_container(enter: &Enter, fds: &mut Fds, proc: OwnedFd) -> Result<OwnedF
     // The root before the join too: a chrooted init's is not its mount namespace's. By number, so alive afterwards.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let path = format!("{}/root", enter.leader);
-    let root = openat(&proc, path.as_str(), flags, Mode::empty()).at(Stage::Root)?;
+    let root = openat(proc, path.as_str(), flags, Mode::empty()).at(Stage::Root)?;
     sys::pidfd_send_signal(leader.as_fd(), 0).at(Stage::Join)?;
     let join = i32::try_from(enter.join)
         .map_err(|_| Errno::EINVAL)
@@ -271,7 +238,7 @@ fn enter_container(enter: &Enter, fds: &mut Fds, proc: OwnedFd) -> Result<OwnedF
     if enter.join & NAMESPACES[0].1 != 0 {
         take_ids(enter)?;
     }
-    Ok(proc)
+    Ok(())
 }
 
 /// We are where the plan says, in every namespace, joined or not.
@@ -322,7 +289,8 @@ pub(crate) fn take_ids(enter: &Enter) -> Result<(), Failure> {
 }
 
 /// Into the pid namespace, as the keeper's child: a joiner that stayed would be one process more that a frozen or
-/// dying container could hold.
+/// dying container could hold. (A vfork would spare a copy of our few pages, and keep the status pipe open until we
+/// run again: longer than the copy takes.)
 fn become_helper(context: &Context<'_>, enter: &Enter, joined: Joined) -> ! {
     if enter.place == Place::Host {
         joined.sender.send(Message::Forked(std::process::id()));

@@ -8,19 +8,17 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::pipe2;
 use upcall_helpers::sys::{self, CLONE_CLEAR_SIGHAND, Fork};
 use upcall_helpers::wire::{Enter, Event, FdRole, Launch, Place, Stage, WaitStatus};
 
-use crate::cgroup::HelperCgroup;
+use crate::board::Row;
+use crate::cgroup::{self, HelperCgroup};
 use crate::failure::{At, Failure, require};
 use crate::join;
 use crate::launcher::{Context, wait_status};
@@ -58,8 +56,8 @@ impl Fds {
         self.single.remove(&role)
     }
 
-    pub(crate) fn put(&mut self, role: FdRole, fd: OwnedFd) {
-        self.single.insert(role, fd);
+    pub(crate) fn get(&self, role: FdRole) -> Option<&OwnedFd> {
+        self.single.get(&role)
     }
 
     pub(crate) fn need(&mut self, role: FdRole) -> Result<OwnedFd, Failure> {
@@ -70,25 +68,13 @@ impl Fds {
     }
 }
 
-/// The beat that the launcher watches.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Beat<'a>(pub(crate) &'a AtomicU64);
-
-impl Beat<'_> {
-    pub(crate) fn now(self) -> u64 {
-        let now = monotonic();
-        self.0.store(now, Ordering::Relaxed);
-        now
-    }
-}
-
 /// Runs one helper from start to end, in the forked child of the launcher.
 pub(crate) fn keep(
     context: &Context<'_>,
     launch: &Launch,
     enter: &Enter,
     fds: Vec<OwnedFd>,
-    beat: &AtomicU64,
+    row: Row,
 ) -> ! {
     let mut fds = Fds::sort(&launch.fds, fds);
     let record = fds.take(FdRole::Record);
@@ -97,7 +83,7 @@ pub(crate) fn keep(
         context,
         launch,
         enter,
-        beat: Beat(beat),
+        row,
     };
     if let Err(failure) = keeper.run(fds, &mut reporter) {
         reporter.tell(Event::Failed {
@@ -112,7 +98,7 @@ struct Keeper<'a> {
     context: &'a Context<'a>,
     launch: &'a Launch,
     enter: &'a Enter,
-    beat: Beat<'a>,
+    row: Row,
 }
 
 /// The helper, forked and waiting to be reaped.
@@ -123,12 +109,12 @@ struct Helper {
 
 impl Keeper<'_> {
     fn run(&mut self, mut fds: Fds, reporter: &mut Reporter<'_>) -> Result<(), Failure> {
-        set_pdeathsig(Signal::SIGKILL).at(Stage::Fork)?;
         let source = fds.need(FdRole::Stdin)?;
         let hold = fds.take(FdRole::Hold);
         let claim = fds.take(FdRole::Claim);
         let parent = fds.need(FdRole::Cgroup)?;
         let cgroup = HelperCgroup::create(parent, &self.launch.id, self.enter.memory)?;
+        self.row.keep(cgroup.fd().as_raw_fd());
         let result = self.run_in(&cgroup, fds, source, claim, reporter);
         // The helper has ended: the crashed process may go.
         drop(hold);
@@ -143,7 +129,7 @@ impl Keeper<'_> {
     fn run_in(
         &self,
         cgroup: &HelperCgroup,
-        fds: Fds,
+        mut fds: Fds,
         source: OwnedFd,
         claim: Option<OwnedFd>,
         reporter: &mut Reporter<'_>,
@@ -152,6 +138,11 @@ impl Keeper<'_> {
         widen(&stdin);
         let (output, stdout) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
         let (status, sender) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
+        let (go, going) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
+        let cgroups_v1 = std::mem::take(&mut fds.cgroups_v1);
+        fds.take(FdRole::FreezerV1)
+            .map(cgroup::refuse_frozen_v1)
+            .transpose()?;
         let joiner = match sys::fork(CLONE_CLEAR_SIGHAND, Some(cgroup.fd())).at(Stage::Clone)? {
             Fork::Child => join::start(
                 self.context,
@@ -160,12 +151,20 @@ impl Keeper<'_> {
                     fds,
                     stdin,
                     stdout,
+                    go,
                     sender: Sender::new(sender),
                 },
             ),
-            Fork::Parent { pidfd, .. } => pidfd,
+            Fork::Parent { pid, pidfd } => {
+                // Beside its first steps; it goes no further than them before it is told to.
+                for procs in &cgroups_v1 {
+                    cgroup::join_v1(procs, pid)?;
+                }
+                nix::unistd::write(&going, b".").at(Stage::Cgroup)?;
+                pidfd
+            }
         };
-        drop((fds, stdin, stdout, sender));
+        drop((fds, stdin, stdout, sender, go, cgroups_v1));
         let helper = self.executed(status)?;
         if self.enter.place == Place::Container {
             let _ = joiner_reaped(&joiner); // on the host it is the helper itself
@@ -181,7 +180,7 @@ impl Keeper<'_> {
             self.enter.output,
             self.enter.progress,
         );
-        let timed_out = relay.run(&helper.pidfd, self.beat).is_err();
+        let timed_out = relay.run(&helper.pidfd, self.row).is_err();
         if timed_out {
             cgroup.kill();
             let _ = sys::pidfd_send_signal(helper.pidfd.as_fd(), libc::SIGKILL);
@@ -203,7 +202,7 @@ impl Keeper<'_> {
         let mut status = File::from(status);
         let (mut pid, mut executing) = (None, false);
         loop {
-            let now = self.beat.now();
+            let now = self.row.beat();
             let left = deadline.saturating_sub(now) / 1_000_000;
             require(left > 0, Stage::Deadline, Errno::ETIMEDOUT)?;
             let left = u16::try_from(left).unwrap_or(TICK).min(TICK);
@@ -255,7 +254,7 @@ impl Keeper<'_> {
     /// Waits for the helper's end; one that was killed and does not go is left to the kernel, and we to the launcher.
     fn reap(&self, helper: &Helper) -> Option<WaitStatus> {
         for _ in 0..4 {
-            self.beat.now();
+            self.row.beat();
             let mut fds = [PollFd::new(helper.pidfd.as_fd(), PollFlags::POLLIN)];
             if poll(&mut fds, PollTimeout::from(TICK)) == Ok(1) {
                 let status = waitid(Id::PIDFd(helper.pidfd.as_fd()), WaitPidFlag::WEXITED);

@@ -1,18 +1,26 @@
-//! The loop: takes launches, forks, reaps, and ends what no longer moves.
+//! The launcher: keeps a child ready for the next launch, reaps the others, and ends what no longer moves.
+//!
+//! The ready child itself receives the launch from the daemon's socket: a record of a `SOCK_SEQPACKET` socket goes to
+//! exactly one of those who wait for it. So a launch waits neither for this process nor for a fork.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_dumpable;
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as NixStatus, waitid};
+use nix::unistd::{getppid, pipe2};
 use upcall_helpers::seqpacket;
-use upcall_helpers::sys::{self, Fork, SHARED_COUNTERS};
-use upcall_helpers::wire::{Event, FdRole, Launch, RLIMITS, Rlimit, Stage, Task, WaitStatus};
+use upcall_helpers::sys::{self, Fork};
+use upcall_helpers::wire::{Event, Launch, RLIMITS, Rlimit, Stage, Task, WaitStatus};
 
+use crate::board::{Board, Row, State};
 use crate::cgroup;
 use crate::failure::{At, Failure};
 use crate::reporter::{Reporter, monotonic};
@@ -22,11 +30,14 @@ use crate::{keeper, plain, seccomp};
 /// process in uninterruptible sleep, and only ending the helper may free it. Nanoseconds.
 const SILENCE: u64 = 5_000_000_000;
 
-/// How often beats are looked at while a keeper runs, in milliseconds. Idle, nothing wakes the launcher.
+/// How often beats are looked at while a helper is kept, in milliseconds. Idle, nothing wakes the launcher.
 const LOOK: u16 = 1000;
 
 /// Descriptors below this are for the programs that are started.
 pub(crate) const NUMBERS: i32 = 16;
+
+/// What a ready child exits with when the daemon has closed the socket.
+const CLOSED: i32 = 3;
 
 /// What every child may use of the launcher's.
 #[derive(Debug)]
@@ -44,10 +55,8 @@ pub(crate) struct Context<'a> {
 /// A child of the launcher's that is not reaped yet.
 struct Child {
     pidfd: OwnedFd,
-    id: Vec<u8>,
-    slot: u8,
-    /// Keepers only: their beat, and where their helper's cgroup is.
-    watched: Option<(usize, OwnedFd)>,
+    index: usize,
+    row: Row,
     killed: bool,
 }
 
@@ -59,33 +68,31 @@ pub(crate) fn run() -> Result<(), Failure> {
     set_dumpable(false).at(Stage::Undumpable)?;
     sys::reset_signals().at(Stage::Scheduling)?;
     let socket = socket().at(Stage::Plan)?;
-    let beats = sys::shared_counters().at(Stage::Plan)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let proc = open("/proc", flags, Mode::empty()).at(Stage::Plan)?;
-    let seccomp = seccomp::filter().at(Stage::Seccomp)?;
     let limits: Result<Vec<Rlimit>, Errno> = (0..RLIMITS)
         .map(|number| {
             let (soft, hard) = sys::rlimit(u32::try_from(number).unwrap_or(0))?;
             Ok(Rlimit { soft, hard })
         })
         .collect();
+    let seccomp = seccomp::filter().at(Stage::Seccomp)?;
     let limits = limits.at(Stage::Limits)?;
-    let context = Context {
-        socket: socket.as_fd(),
-        proc,
-        limits,
-        seccomp,
+    let (taken, take) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).at(Stage::Pipes)?;
+    let launcher = Launcher {
+        context: Context {
+            socket: socket.as_fd(),
+            proc,
+            limits,
+            seccomp,
+        },
+        board: Board::new().at(Stage::Plan)?,
+        taken: File::from(taken),
+        take: File::from(take),
+        children: Vec::new(),
+        connected: true,
     };
-    let mut children = Vec::new();
-    let mut connected = true;
-    while connected || !children.is_empty() {
-        let ready = wait(&context, &children, connected)?;
-        if ready {
-            connected = take(&context, &mut children, beats);
-        }
-        reap(&context, &mut children);
-        end_silent(&context, &mut children, beats);
-    }
+    launcher.serve();
     Ok(())
 }
 
@@ -100,169 +107,154 @@ fn socket() -> Result<OwnedFd, Errno> {
     Ok(moved)
 }
 
-/// Sleeps until there is something to do; says whether the socket has something.
-fn wait(context: &Context<'_>, children: &[Child], connected: bool) -> Result<bool, Failure> {
-    let mut fds: Vec<_> = children
-        .iter()
-        .map(|child| PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN))
-        .collect();
-    if connected {
-        fds.push(PollFd::new(context.socket, PollFlags::POLLIN));
-    }
-    let watching = children.iter().any(|child| child.watched.is_some());
-    let timeout = if watching {
-        PollTimeout::from(LOOK)
-    } else {
-        PollTimeout::NONE
-    };
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(Errno::EINTR) => {}
-        Err(errno) => {
-            return Err(Failure {
-                stage: Stage::Plan,
-                errno,
-            });
-        }
-    }
-    let socket = fds.last().filter(|_| connected);
-    Ok(socket.and_then(PollFd::any).unwrap_or(false))
+struct Launcher<'a> {
+    context: Context<'a>,
+    board: Board,
+    /// A byte comes here whenever a child has taken a launch.
+    taken: File,
+    take: File,
+    children: Vec<Child>,
+    connected: bool,
 }
 
-/// Takes one launch; says whether the daemon is still there.
-fn take(
-    context: &Context<'_>,
-    children: &mut Vec<Child>,
-    beats: &'static [AtomicU64; SHARED_COUNTERS],
-) -> bool {
-    let received = match seqpacket::receive(context.socket) {
-        Ok(received) if received.record.is_empty() => return false,
-        Ok(received) => received,
-        Err(Errno::EINTR | Errno::EAGAIN | Errno::EMSGSIZE) => return true,
-        Err(_) => return false,
-    };
-    // A launch that cannot be read names no record to report to; the daemon misses its report and says so.
-    if let Ok(launch) = Launch::decode(&received.record, received.fds.len()) {
-        start(context, children, beats, launch, received.fds);
-    }
-    true
-}
-
-/// Forks the child for one launch.
-fn start(
-    context: &Context<'_>,
-    children: &mut Vec<Child>,
-    beats: &'static [AtomicU64; SHARED_COUNTERS],
-    launch: Launch,
-    fds: Vec<OwnedFd>,
-) {
-    let (id, slot) = (launch.id.clone(), launch.slot);
-    let fail = |record: Option<OwnedFd>, errno: Errno| {
-        let mut reporter = Reporter::new(context.socket, record, id.clone(), slot);
-        reporter.tell(Event::Failed {
-            stage: Stage::Fork,
-            errno: errno as u32,
-        });
-        reporter.tell(Event::Gone {
-            status: WaitStatus::Exited(0),
-        });
-    };
-    let watched = match &launch.task {
-        Task::Exec(_) => None,
-        Task::Enter(_) => {
-            let used = |slot: &usize| {
-                children
-                    .iter()
-                    .any(|c: &Child| c.watched.as_ref().is_some_and(|w| w.0 == *slot))
-            };
-            let Some(beat) = (0..SHARED_COUNTERS).find(|slot| !used(slot)) else {
-                return fail(None, Errno::EAGAIN);
-            };
-            let parent = launch
-                .fds
+impl Launcher<'_> {
+    fn serve(mut self) {
+        while self.connected || !self.children.is_empty() {
+            let ready = self
+                .children
                 .iter()
-                .zip(&fds)
-                .find(|(role, _)| **role == FdRole::Cgroup);
-            match parent.map(|(_, fd)| fd.try_clone()) {
-                Some(Ok(fd)) => Some((beat, fd)),
-                _ => return fail(None, Errno::EBADF),
+                .any(|child| child.row.state() == State::Ready);
+            // Out of processes or rows: whoever ends next makes room, and the daemon's records wait.
+            let waits = self.connected && !ready && self.start().is_err();
+            self.wait(waits);
+            self.reap();
+            self.end_silent();
+        }
+    }
+
+    /// Forks the child for the next launch.
+    fn start(&mut self) -> Result<(), Errno> {
+        let used = |index| self.children.iter().any(|child| child.index == index);
+        let (index, row) = self.board.free(used).ok_or(Errno::EAGAIN)?;
+        let launcher = nix::unistd::getpid();
+        match sys::fork(0, None)? {
+            Fork::Child => {
+                // The others' descriptors are none of this child's.
+                self.children.clear();
+                let alive = set_pdeathsig(Signal::SIGKILL).is_ok() && getppid() == launcher;
+                if !alive {
+                    sys::exit(CLOSED);
+                }
+                take(&self.context, row, &self.take)
             }
+            Fork::Parent { pidfd, .. } => {
+                self.children.push(Child {
+                    pidfd,
+                    index,
+                    row,
+                    killed: false,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Sleeps until a child has taken a launch or ended. `short`: something has to be tried again.
+    fn wait(&mut self, short: bool) {
+        let mut fds: Vec<_> = self
+            .children
+            .iter()
+            .map(|child| PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN))
+            .collect();
+        fds.push(PollFd::new(self.taken.as_fd(), PollFlags::POLLIN));
+        let keeping = self
+            .children
+            .iter()
+            .any(|child| child.row.state() == State::Keeping);
+        let timeout = match (short, keeping) {
+            (true, _) => PollTimeout::from(10_u8),
+            (false, true) => PollTimeout::from(LOOK),
+            (false, false) => PollTimeout::NONE,
+        };
+        // EINTR and the like: everything is looked at anyway.
+        let _ = poll(&mut fds, timeout);
+        let mut bytes = [0; 64];
+        while matches!((&self.taken).read(&mut bytes), Ok(1..)) {}
+    }
+
+    /// Reaps what has ended and reports it.
+    fn reap(&mut self) {
+        let (context, connected) = (&self.context, &mut self.connected);
+        self.children.retain(|child| {
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+            let status = match waitid(Id::PIDFd(child.pidfd.as_fd()), flags) {
+                Ok(NixStatus::StillAlive) | Err(Errno::EINTR) => return true,
+                Ok(status) => wait_status(status),
+                Err(_) => WaitStatus::Exited(127),
+            };
+            if child.row.state() == State::Ready {
+                *connected &= status != WaitStatus::Exited(u8::try_from(CLOSED).unwrap_or(0));
+            } else {
+                report(context, child.row, Event::Gone { status });
+            }
+            false
+        });
+    }
+
+    /// Ends keepers that were silent for too long, and with them what they were waiting for.
+    fn end_silent(&mut self) {
+        let now = monotonic();
+        for child in &mut self.children {
+            let silent = now.saturating_sub(child.row.last_beat()) > SILENCE;
+            if child.killed || child.row.state() != State::Keeping || !silent {
+                continue;
+            }
+            child.killed = true;
+            if let Ok(directory) = sys::pidfd_getfd(child.pidfd.as_fd(), child.row.cgroup()) {
+                cgroup::kill(directory.as_fd());
+            }
+            let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+            let errno = Errno::ETIMEDOUT as u32;
+            report(
+                &self.context,
+                child.row,
+                Event::Failed {
+                    stage: Stage::Deadline,
+                    errno,
+                },
+            );
+        }
+    }
+}
+
+fn report(context: &Context<'_>, row: Row, event: Event) {
+    let (id, slot) = row.taken();
+    Reporter::new(context.socket, None, id, slot).tell(event);
+}
+
+/// The whole life of a child: waits for a launch and does it.
+fn take(context: &Context<'_>, row: Row, mut taken: &File) -> ! {
+    let received = loop {
+        match seqpacket::receive(context.socket) {
+            Ok(received) if received.record.is_empty() => sys::exit(CLOSED),
+            Ok(received) => break received,
+            Err(Errno::EINTR | Errno::EAGAIN | Errno::EMSGSIZE) => {}
+            Err(_) => sys::exit(CLOSED),
         }
     };
-    let beat = watched.as_ref().and_then(|(slot, _)| beats.get(*slot));
-    if let Some(beat) = beat {
-        beat.store(monotonic(), Ordering::Relaxed);
-    }
-    match sys::fork(0, None) {
-        Ok(Fork::Child) => {
-            // Other launches' descriptors are none of this child's: they are closed with its exec or its exit, and
-            // a keeper closes them at once.
-            let others: Vec<OwnedFd> = std::mem::take(children)
-                .into_iter()
-                .flat_map(|child| [Some(child.pidfd), child.watched.map(|watched| watched.1)])
-                .flatten()
-                .collect();
-            drop(others);
-            match (&launch.task, beat) {
-                (Task::Enter(enter), Some(beat)) => {
-                    keeper::keep(context, &launch, enter, fds, beat)
-                }
-                (Task::Exec(exec), _) => plain::exec(context, &launch, exec, fds),
-                (Task::Enter(_), None) => sys::exit(127),
-            }
-        }
-        Ok(Fork::Parent { pidfd, .. }) => {
-            children.push(Child {
-                pidfd,
-                id: launch.id,
-                slot,
-                watched,
-                killed: false,
-            });
-        }
-        Err(errno) => fail(None, errno),
-    }
-}
-
-/// Reaps what has ended and reports it.
-fn reap(context: &Context<'_>, children: &mut Vec<Child>) {
-    children.retain(|child| {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        let status = match waitid(Id::PIDFd(child.pidfd.as_fd()), flags) {
-            Ok(NixStatus::StillAlive) | Err(Errno::EINTR) => return true,
-            Ok(status) => wait_status(status),
-            Err(_) => WaitStatus::Exited(127),
-        };
-        let mut reporter = Reporter::new(context.socket, None, child.id.clone(), child.slot);
-        reporter.tell(Event::Gone { status });
-        false
-    });
-}
-
-/// Ends keepers that were silent for too long, and with them what they were waiting for.
-fn end_silent(
-    context: &Context<'_>,
-    children: &mut [Child],
-    beats: &'static [AtomicU64; SHARED_COUNTERS],
-) {
-    let now = monotonic();
-    for child in children {
-        let Some((slot, parent)) = &child.watched else {
-            continue;
-        };
-        let last = beats
-            .get(*slot)
-            .map_or(now, |beat| beat.load(Ordering::Relaxed));
-        if child.killed || now.saturating_sub(last) < SILENCE {
-            continue;
-        }
-        child.killed = true;
-        cgroup::kill(parent.as_fd(), &child.id);
-        let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
-        let mut reporter = Reporter::new(context.socket, None, child.id.clone(), child.slot);
-        reporter.tell(Event::Failed {
-            stage: Stage::Deadline,
-            errno: Errno::ETIMEDOUT as u32,
-        });
+    let launch = Launch::decode(&received.record, received.fds.len());
+    let (id, slot) = launch
+        .as_ref()
+        .map_or((&[][..], 0), |launch| (&launch.id, launch.slot));
+    row.take(id, slot);
+    drop(taken.write_all(b"."));
+    match launch {
+        Ok(launch) => match &launch.task {
+            Task::Enter(enter) => keeper::keep(context, &launch, enter, received.fds, row),
+            Task::Exec(exec) => plain::exec(context, &launch, exec, received.fds),
+        },
+        // It names no record to report to; the daemon misses its report and says so.
+        Err(_) => sys::exit(127),
     }
 }
 

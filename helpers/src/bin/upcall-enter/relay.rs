@@ -9,7 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::keeper::{Beat, TICK};
+use crate::board::Row;
+use crate::keeper::TICK;
 
 /// The most that one call moves; a pipe holds 64 KiB unless somebody made it larger.
 const CHUNK: usize = 1 << 20;
@@ -17,7 +18,7 @@ const CHUNK: usize = 1 << 20;
 /// One helper's traffic.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    source: OwnedFd,
+    source: Option<OwnedFd>,
     feed: Option<OwnedFd>,
     output: Option<OwnedFd>,
     said: Vec<u8>,
@@ -55,7 +56,7 @@ impl Relay {
         // A helper that writes while we read must not make us wait; the tenant holds the other end only.
         let _ = fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
         Self {
-            source,
+            source: Some(source),
             feed: Some(feed),
             output: Some(output),
             said: Vec::new(),
@@ -70,11 +71,11 @@ impl Relay {
     ///
     /// # Errors
     /// Nothing moved for too long.
-    pub(crate) fn run(&mut self, helper: &OwnedFd, beat: Beat<'_>) -> Result<(), TimedOut> {
-        let mut last = beat.now();
+    pub(crate) fn run(&mut self, helper: &OwnedFd, row: Row) -> Result<(), TimedOut> {
+        let mut last = row.beat();
         loop {
             let ready = self.wait(helper);
-            let now = beat.now();
+            let now = row.beat();
             if ready.feed && self.feed() {
                 last = now;
             }
@@ -82,6 +83,8 @@ impl Relay {
                 last = now;
             }
             if ready.ended {
+                // First of all the crashed process may go.
+                self.source = None;
                 self.listen();
                 return Ok(());
             }
@@ -98,10 +101,18 @@ impl Relay {
 
     fn wait(&self, helper: &OwnedFd) -> Ready {
         let mut fds = vec![PollFd::new(helper.as_fd(), PollFlags::POLLIN)];
-        match (self.state, &self.feed) {
-            (State::Source, _) => fds.push(PollFd::new(self.source.as_fd(), PollFlags::POLLIN)),
-            (State::Feed, Some(feed)) => fds.push(PollFd::new(feed.as_fd(), PollFlags::POLLOUT)),
-            (State::Feed, None) | (State::Over, _) => {}
+        match self.state {
+            State::Source => fds.extend(
+                self.source
+                    .as_ref()
+                    .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
+            ),
+            State::Feed => fds.extend(
+                self.feed
+                    .as_ref()
+                    .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)),
+            ),
+            State::Over => {}
         }
         let feeding = fds.len() > 1;
         if let Some(output) = &self.output {
@@ -120,9 +131,11 @@ impl Relay {
 
     /// Moves what can be moved without waiting; says whether anything was.
     fn feed(&mut self) -> bool {
-        let Some(feed) = &self.feed else { return false };
+        let (Some(source), Some(feed)) = (&self.source, &self.feed) else {
+            return false;
+        };
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
-        match splice(&self.source, None, feed, None, CHUNK, flags) {
+        match splice(source, None, feed, None, CHUNK, flags) {
             Ok(0) => {
                 // The whole core is through. The helper sees the end of its input; the kernel's pipe stays open.
                 self.feed = None;

@@ -1,0 +1,154 @@
+//! What the launcher and its children know of each other, in memory that they share.
+//!
+//! A child that waits for a launch writes down what it took; a keeper writes down that it is still moving. Numbers
+//! only: whatever a child does, the launcher reads nothing worse than a wrong one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use upcall_helpers::sys::{self, SHARED_NUMBERS};
+
+use crate::reporter::monotonic;
+
+/// Numbers per child.
+const ROW: usize = 8;
+
+/// The places in a row.
+const STATE: usize = 0;
+const BEAT: usize = 1;
+const SLOT: usize = 2;
+const CGROUP: usize = 3;
+const LENGTH: usize = 4;
+const ID: usize = 5; // and 6
+
+/// What a child is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It waits for a launch.
+    Ready = 0,
+    /// It does one.
+    Busy = 1,
+    /// It keeps a helper, and beats.
+    Keeping = 2,
+}
+
+/// All rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Board(&'static [AtomicU64; SHARED_NUMBERS]);
+
+/// One child's row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row(&'static [AtomicU64]);
+
+impl Board {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        sys::shared_numbers().map(Self)
+    }
+
+    /// How many children there can be.
+    pub(crate) const ROWS: usize = SHARED_NUMBERS / ROW;
+
+    /// A row that nobody uses, for the next child; `used` are the others'.
+    pub(crate) fn free(self, used: impl Fn(usize) -> bool) -> Option<(usize, Row)> {
+        let index = (0..Self::ROWS).find(|index| !used(*index))?;
+        let row = Row(self.0.get(index * ROW..(index + 1) * ROW)?);
+        row.0
+            .iter()
+            .for_each(|number| number.store(0, Ordering::Relaxed));
+        Some((index, row))
+    }
+}
+
+impl Row {
+    fn set(self, place: usize, value: u64) {
+        if let Some(number) = self.0.get(place) {
+            number.store(value, Ordering::Release);
+        }
+    }
+
+    fn get(self, place: usize) -> u64 {
+        self.0
+            .get(place)
+            .map_or(0, |number| number.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn state(self) -> State {
+        match self.get(STATE) {
+            0 => State::Ready,
+            2 => State::Keeping,
+            _ => State::Busy,
+        }
+    }
+
+    /// Writes down what was taken.
+    pub(crate) fn take(self, id: &[u8], slot: u8) {
+        let mut bytes = [0; 16];
+        for (to, from) in bytes.iter_mut().zip(id) {
+            *to = *from;
+        }
+        let (words, _) = bytes.as_chunks::<8>();
+        for (place, word) in (ID..).zip(words) {
+            self.set(place, u64::from_le_bytes(*word));
+        }
+        self.set(LENGTH, u64::try_from(id.len()).unwrap_or(0));
+        self.set(SLOT, u64::from(slot));
+        self.set(STATE, State::Busy as u64);
+    }
+
+    /// What was taken: the record's id and the slot.
+    pub(crate) fn taken(self) -> (Vec<u8>, u8) {
+        let mut id: Vec<u8> = [ID, ID + 1]
+            .iter()
+            .flat_map(|place| self.get(*place).to_le_bytes())
+            .collect();
+        id.truncate(usize::try_from(self.get(LENGTH)).unwrap_or(0));
+        (id, u8::try_from(self.get(SLOT)).unwrap_or(0))
+    }
+
+    /// Writes down that a helper is kept, and the descriptor of its cgroup.
+    pub(crate) fn keep(self, cgroup: i32) {
+        self.beat();
+        self.set(CGROUP, u64::from(cgroup.unsigned_abs()));
+        self.set(STATE, State::Keeping as u64);
+    }
+
+    /// The descriptor of the helper's cgroup, in the keeper.
+    pub(crate) fn cgroup(self) -> i32 {
+        i32::try_from(self.get(CGROUP)).unwrap_or(-1)
+    }
+
+    /// Writes down that the keeper moves, and returns when: nanoseconds of `CLOCK_MONOTONIC`.
+    pub(crate) fn beat(self) -> u64 {
+        let now = monotonic();
+        self.set(BEAT, now);
+        now
+    }
+
+    /// When the keeper last moved.
+    pub(crate) fn last_beat(self) -> u64 {
+        self.get(BEAT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_is_read_again() {
+        let board = Board::new().unwrap();
+        let (index, row) = board.free(|_| false).unwrap();
+        assert_eq!((index, row.state()), (0, State::Ready));
+        row.take(b"k3m9q0tz", 1);
+        assert_eq!(
+            (row.state(), row.taken()),
+            (State::Busy, (b"k3m9q0tz".to_vec(), 1))
+        );
+        row.keep(17);
+        assert_eq!((row.state(), row.cgroup()), (State::Keeping, 17));
+        assert!(row.last_beat() > 0);
+        let (next, _) = board.free(|used| used == 0).unwrap();
+        assert_eq!(next, 1);
+        assert!(board.free(|_| true).is_none());
+    }
+}
