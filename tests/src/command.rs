@@ -64,7 +64,7 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Asks again and again until there is an answer.
+/// Asks again and again until there is an answer, or somebody interrupts ([`crate::sys::note_interrupts`]).
 ///
 /// # Errors
 /// There was none within `patience`; the error says what was waited for.
@@ -73,6 +73,9 @@ pub fn until<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<
     loop {
         if let Some(answer) = ask() {
             return Ok(answer);
+        }
+        if crate::sys::interrupted() {
+            bail!("interrupted");
         }
         if start.elapsed() > patience {
             bail!("waited {patience:?} in vain for {what}");

@@ -123,10 +123,19 @@ impl Container {
     /// # Errors
     /// runc fails.
     pub fn spawn(&self, words: &[&str]) -> Result<u32> {
+        self.spawn_as(0, words)
+    }
+
+    /// As [`Container::spawn`], as this user of the container's. runc only.
+    ///
+    /// # Errors
+    /// runc fails.
+    pub fn spawn_as(&self, uid: u32, words: &[&str]) -> Result<u32> {
         let directory = self.root.path().parent().context("a bundle")?;
         let pid_file = directory.join("exec-pid");
         let mut exec = command("runc");
         exec.args(["exec", "--detach", "--pid-file"]).arg(&pid_file);
+        exec.arg(format!("--user={uid}:{uid}"));
         exec.arg(&self.id).args(words);
         run_logged(&mut exec, &directory.join("exec-log"))?;
         crate::runc::pid(&pid_file)
@@ -153,7 +162,15 @@ impl Container {
     pub fn victim(&self, words: &[&str]) -> Result<u32> {
         let mut all = vec!["/crash-me", "--wait"];
         all.extend(words);
-        let pid = self.spawn(&all)?;
+        self.victim_by(0, &all)
+    }
+
+    /// Starts something, as this user, that becomes `crash-me --wait`, and waits until it is. runc only.
+    ///
+    /// # Errors
+    /// runc fails.
+    pub fn victim_by(&self, uid: u32, words: &[&str]) -> Result<u32> {
+        let pid = self.spawn_as(uid, words)?;
         until(PATIENCE, "a process that waits", || {
             waits(pid).then_some(())
         })?;
@@ -223,6 +240,11 @@ pub fn children(pid: u32) -> Vec<u32> {
         })
         .filter_map(|pid| pid.parse().ok())
         .collect()
+}
+
+/// Whether a process is there and has not ended: some inits take their time to reap what is left to them.
+pub fn runs(pid: u32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
 /// Whether a process sleeps with SIGUSR1 blocked, as `crash-me --wait` does.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use crate::command::{command, until};
-use crate::container::{children, pid_of};
+use crate::container::{children, pid_of, runs};
 use crate::records::Records;
 use crate::sandbox::Sandbox;
 
@@ -55,8 +56,11 @@ impl Daemon {
         drop(std::fs::remove_file(&notify));
         let told = UnixDatagram::bind(&notify)?;
         told.set_read_timeout(Some(Duration::from_millis(50)))?;
-        let mut daemon = command(&sandbox.programs.daemon);
+        // A test that is killed takes its daemon with it.
+        let mut daemon = command("setpriv");
         daemon
+            .args(["--pdeathsig=TERM", "--"])
+            .arg(&sandbox.programs.daemon)
             .args(["--foreground", "--config"])
             .arg(sandbox.config())
             .arg("--state")
@@ -69,6 +73,8 @@ impl Daemon {
             .env_clear()
             .env("NOTIFY_SOCKET", &notify)
             .env("UPCALLD_LOG", "debug")
+            // Ctrl-C at a terminal is for the test, which then ends it.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::options().append(true).create(true).open(&log)?);
@@ -195,6 +201,14 @@ fn leftovers(sandbox: &Sandbox) -> Vec<String> {
         .map(|r| r.id)
         .collect();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if !entry
+            .file_name()
+            .to_str()
+            .and_then(|pid| pid.parse().ok())
+            .is_some_and(runs)
+        {
+            continue;
+        }
         let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
         let ours = words.starts_with(shim)

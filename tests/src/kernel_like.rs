@@ -126,7 +126,7 @@ impl CoreDump {
             None
         };
         let program = sandbox.libexec().join("core");
-        let hooks = format!("--hooks={}", sandbox.path("c/hooks").display());
+        let hooks = format!("--hooks={}", sandbox.hooks().display());
         let mut argv = vec![word(program.as_os_str())?, CString::new(hooks)?];
         for specifier in CORE_WORDS {
             let word = self.words.iter().find(|(known, _)| *known == specifier);

@@ -14,6 +14,8 @@ pub mod container;
 #[cfg(feature = "harness")]
 pub mod daemon;
 #[cfg(feature = "harness")]
+pub mod hook;
+#[cfg(feature = "harness")]
 pub mod kernel_like;
 #[cfg(feature = "harness")]
 pub mod leader;
@@ -31,3 +33,5 @@ pub mod runc;
 pub mod sandbox;
 #[cfg(feature = "harness")]
 pub mod skip;
+#[cfg(feature = "harness")]
+pub mod sys;

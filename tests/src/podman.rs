@@ -16,6 +16,7 @@ use crate::skip;
 #[derive(Debug)]
 pub struct Podman {
     name: String,
+    called: Option<String>,
     flags: Vec<String>,
     image: bool,
 }
@@ -36,9 +37,17 @@ impl Podman {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            called: None,
             flags: vec![],
             image: false,
         }
+    }
+
+    /// With this name, and not one that no other sandbox has.
+    #[must_use]
+    pub fn called(mut self, name: &str) -> Self {
+        self.called = Some(name.to_owned());
+        self
     }
 
     /// With another word for `podman run`.
@@ -62,8 +71,10 @@ impl Podman {
     /// # Errors
     /// podman fails; the error has what it said.
     pub fn start(self, sandbox: &Sandbox) -> Result<Container> {
-        let name = format!("{}-{}", sandbox.tag(), self.name);
-        let place = sandbox.path("b").join(&self.name);
+        let name = self
+            .called
+            .unwrap_or_else(|| format!("{}-{}", sandbox.tag(), self.name));
+        let place = sandbox.path("bundles").join(&self.name);
         std::fs::create_dir(&place).with_context(|| format!("a second {}", self.name))?;
         let root = Rootfs::create(sandbox, place.join("root"))?;
         let mut start = podman(["run", "--detach", "--network=none", "--name", &name]);
@@ -97,8 +108,14 @@ fn image(name: &str) -> String {
 }
 
 /// Removes a container and its image.
-pub(crate) fn remove(name: &str) -> Result<()> {
+///
+/// # Errors
+/// podman fails; it does while its own clean-up after a container's end is at work.
+pub fn remove(name: &str) -> Result<()> {
     run(&mut podman(["rm", "--force", "--ignore", "--time=0", name]))?;
-    run(&mut podman(["rmi", "--force", "--ignore", &image(name)]))?;
+    // Those that were not made from an image have none.
+    if run(&mut podman(["image", "exists", &image(name)])).is_ok() {
+        run(&mut podman(["rmi", "--force", &image(name)]))?;
+    }
     Ok(())
 }

@@ -11,24 +11,40 @@ use crate::rootfs::Rootfs;
 use crate::sandbox::Sandbox;
 
 /// A container of runc's that is not started yet.
-#[derive(Debug)]
 pub struct Runc {
     name: String,
+    id: Option<String>,
     bundle: Bundle,
     change: Vec<Change>,
 }
 
 /// Something done to the root before the start.
-type Change = fn(&Rootfs) -> Result<()>;
+type Change = Box<dyn FnOnce(&Rootfs) -> Result<()>>;
+
+impl std::fmt::Debug for Runc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runc")
+            .field("bundle", &self.bundle)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Runc {
     /// One by this name, sharing the host's user namespace and no other.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            id: None,
             bundle: Bundle::default(),
             change: vec![],
         }
+    }
+
+    /// With this id, and not one that no other sandbox has.
+    #[must_use]
+    pub fn id(mut self, id: &str) -> Self {
+        self.id = Some(id.to_owned());
+        self
     }
 
     /// With a user namespace of its own; the host's 300000 is its root.
@@ -46,8 +62,8 @@ impl Runc {
 
     /// With its root changed before it starts.
     #[must_use]
-    pub fn root(mut self, change: Change) -> Self {
-        self.change.push(change);
+    pub fn root(mut self, change: impl FnOnce(&Rootfs) -> Result<()> + 'static) -> Self {
+        self.change.push(Box::new(change));
         self
     }
 
@@ -56,8 +72,10 @@ impl Runc {
     /// # Errors
     /// runc fails; the error has what it said.
     pub fn start(self, sandbox: &Sandbox) -> Result<Container> {
-        let id = format!("{}-{}", sandbox.tag(), self.name);
-        let bundle = sandbox.path("b").join(&self.name);
+        let id = self
+            .id
+            .unwrap_or_else(|| format!("{}-{}", sandbox.tag(), self.name));
+        let bundle = sandbox.path("bundles").join(&self.name);
         std::fs::create_dir(&bundle).with_context(|| format!("a second {}", self.name))?;
         let root = Rootfs::create(sandbox, bundle.join("root"))?;
         for change in self.change {

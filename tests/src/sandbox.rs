@@ -7,7 +7,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use upcalld::hooks::file::CoreHook;
 use upcalld::hooks::pattern::Pattern;
@@ -45,18 +45,22 @@ impl Sandbox {
         Self::at(Path::new(BELOW).join(tag), programs)
     }
 
-    /// Makes one at this path.
+    /// Makes one at this path, in place of what a killed run left there.
     ///
     /// # Errors
-    /// As [`Sandbox::new`].
+    /// As [`Sandbox::new`]; it is in use.
     pub fn at(root: PathBuf, programs: Programs) -> Result<Self> {
+        // The lock is outside of the mount, so that whoever sweeps can try it.
+        let lock = File::create(lock_of(&root))?;
+        ensure!(lock.try_lock().is_ok(), "{} is in use", root.display());
+        if root.exists() {
+            let _ = umount2(&root, MntFlags::MNT_DETACH);
+            std::fs::remove_dir(&root).with_context(|| format!("{}", root.display()))?;
+        }
         DirBuilder::new()
             .mode(0o755)
             .create(&root)
             .with_context(|| format!("{}", root.display()))?;
-        // The lock is outside of the mount, so that whoever sweeps can try it.
-        let lock = File::create(lock_of(&root))?;
-        lock.lock()?;
         mount(
             Some("upcall-e2e"),
             &root,
@@ -75,7 +79,17 @@ impl Sandbox {
     }
 
     fn furnish(&self) -> Result<()> {
-        for directory in ["l", "c", "c/rules.d", "c/hooks", "r", "s", "b", "bin"] {
+        let directories = [
+            "bin",
+            "bundles",
+            "config",
+            "config/hooks",
+            "config/rules.d",
+            "libexec",
+            "run",
+            "state",
+        ];
+        for directory in directories {
             DirBuilder::new().mode(0o755).create(self.path(directory))?;
         }
         for program in ["upcall-shim", "upcall-enter", "upcall-store"] {
@@ -115,22 +129,27 @@ impl Sandbox {
 
     /// The programs beside the daemon.
     pub fn libexec(&self) -> PathBuf {
-        self.path("l")
+        self.path("libexec")
     }
 
     /// Rules, settings, hooks.
     pub fn config(&self) -> PathBuf {
-        self.path("c")
+        self.path("config")
+    }
+
+    /// The hooks' files.
+    pub fn hooks(&self) -> PathBuf {
+        self.path("config/hooks")
     }
 
     /// Records and cores.
     pub fn state(&self) -> PathBuf {
-        self.path("s")
+        self.path("state")
     }
 
     /// Sockets.
     pub fn sockets(&self) -> PathBuf {
-        self.path("r")
+        self.path("run")
     }
 
     /// Cores that the shim kept.
@@ -144,7 +163,10 @@ impl Sandbox {
     /// As open(2), write(2).
     pub fn rules(&self, text: &str) -> Result<()> {
         let text = text.replace('@', &self.root.display().to_string());
-        Ok(std::fs::write(self.path("c/rules.d/50-test.toml"), text)?)
+        Ok(std::fs::write(
+            self.path("config/rules.d/50-test.toml"),
+            text,
+        )?)
     }
 
     /// Writes the settings; the floor of free space is not the machine's business here.
@@ -153,7 +175,7 @@ impl Sandbox {
     /// As open(2), write(2).
     pub fn settings(&self, text: &str) -> Result<()> {
         let text = format!("store.keep_free = 0\n{text}\n");
-        Ok(std::fs::write(self.path("c/upcalld.toml"), text)?)
+        Ok(std::fs::write(self.path("config/upcalld.toml"), text)?)
     }
 
     /// Writes the hook's file, changed as wanted.
@@ -171,7 +193,7 @@ impl Sandbox {
             previous_pipe_limit: 0,
         };
         change(&mut hook);
-        Ok(hook.write(&self.path("c/hooks"))?)
+        Ok(hook.write(&self.hooks())?)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! It reads its standard input to the end and prints one line of JSON ([`upcall_e2e::report::Report`]). Static, so
 //! that it runs in any root; it asks the kernel and not /proc, so that it says the same where there is no /proc.
-//! Words of its own: `--to=FILE` writes the line there too, `--look=PATH` says whether a path is there.
+//! Words of its own: `--core=FILE` keeps its input there, `--to=FILE` writes the line there too, `--look=PATH` says
+//! whether a path is there.
 
 #![no_main]
 
@@ -39,11 +40,7 @@ fn run() -> i32 {
         return 3;
     };
     line.push(b'\n');
-    let to = report
-        .argv
-        .iter()
-        .find_map(|word| word.strip_prefix("--to="));
-    if let Some(path) = to
+    if let Some(path) = word(&report.argv, "--to=")
         && std::fs::write(path, &line).is_err()
     {
         return 4;
@@ -62,7 +59,7 @@ fn look() -> Report {
         .map(|(name, value)| format!("{}={}", lossy(name), lossy(value)))
         .collect();
     env.sort();
-    let (stdin_bytes, stdin_hash) = drain();
+    let (stdin_bytes, stdin_hash) = drain(word(&argv, "--core="));
     let (uid, gid) = ids();
     let seen = argv
         .iter()
@@ -112,8 +109,14 @@ fn look() -> Report {
     }
 }
 
-/// Standard input to its end.
-fn drain() -> (u64, Hash) {
+/// The value of an option.
+fn word<'a>(argv: &'a [String], option: &str) -> Option<&'a str> {
+    argv.iter().find_map(|word| word.strip_prefix(option))
+}
+
+/// Standard input to its end, kept in a file where there is to be one.
+fn drain(to: Option<&str>) -> (u64, Hash) {
+    let mut file = to.and_then(|path| std::fs::File::create(path).ok());
     let (mut bytes, mut hash) = (0, Hash::default());
     let mut buffer = vec![0; 64 * 1024];
     let mut stdin = std::io::stdin().lock();
@@ -122,6 +125,9 @@ fn drain() -> (u64, Hash) {
             break;
         };
         hash.add(part);
+        if let Some(file) = &mut file {
+            drop(file.write_all(part));
+        }
         bytes += u64::try_from(length).unwrap_or(0);
     }
     (bytes, hash)

@@ -1,0 +1,142 @@
+//! The host's own core hook, borrowed: taken by one test or demo at a time, and put back whatever happens.
+//!
+//! It is put back when the guard is dropped (also by a panic), when a signal ends the process, and, should it have been
+//! killed, by whoever borrows it next.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use upcalld::hooks::pattern::Pattern;
+
+use crate::sandbox::Sandbox;
+
+const PATTERN: &str = "/proc/sys/kernel/core_pattern";
+const PIPE_LIMIT: &str = "/proc/sys/kernel/core_pipe_limit";
+
+/// Whoever changes the host's hooks in a test holds this.
+const LOCK: &str = "/run/upcalld-host-hooks.lock";
+
+/// What stood in the hooks while somebody has borrowed them.
+const SAVED: &str = "/run/upcalld-host-hooks.saved";
+
+/// core_pattern and core_pipe_limit, as they are and as they were.
+#[derive(Debug)]
+pub struct HostHook {
+    pattern: String,
+    pipe_limit: String,
+    _lock: File,
+}
+
+impl HostHook {
+    /// Borrows them, for a test: a signal puts them back and ends the process. Waits for others.
+    ///
+    /// # Errors
+    /// As open(2), flock(2), read(2); a killed borrower's could not be put back.
+    pub fn borrow() -> Result<Self> {
+        let hook = Self::borrow_quietly()?;
+        let pattern = format!("{}\n", hook.pattern).into_bytes();
+        let pipe_limit = format!("{}\n", hook.pipe_limit).into_bytes();
+        crate::sys::write_at_the_end(vec![
+            (c"/proc/sys/kernel/core_pattern", pattern),
+            (c"/proc/sys/kernel/core_pipe_limit", pipe_limit),
+        ])?;
+        Ok(hook)
+    }
+
+    /// Borrows them and leaves signals to the caller.
+    ///
+    /// # Errors
+    /// As [`HostHook::borrow`].
+    pub fn borrow_quietly() -> Result<Self> {
+        let lock = File::create(LOCK).context(LOCK)?;
+        lock.lock()?;
+        if let Ok(saved) = std::fs::read_to_string(SAVED) {
+            let (pipe_limit, pattern) = saved.split_once('\n').context(SAVED)?;
+            write(PATTERN, pattern.trim_end_matches('\n'))?;
+            write(PIPE_LIMIT, pipe_limit)?;
+        }
+        let hook = Self {
+            pattern: read(PATTERN)?,
+            pipe_limit: read(PIPE_LIMIT)?,
+            _lock: lock,
+        };
+        let mut file = File::create(SAVED).context(SAVED)?;
+        file.write_all(format!("{}\n{}\n", hook.pipe_limit, hook.pattern).as_bytes())?;
+        file.sync_all()?;
+        Ok(hook)
+    }
+
+    /// What stood in core_pattern.
+    pub fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
+    /// What stood in core_pipe_limit.
+    pub fn pipe_limit(&self) -> &str {
+        &self.pipe_limit
+    }
+
+    /// Puts the sandbox's shim in.
+    ///
+    /// # Errors
+    /// As write(2); the kernel does not keep it.
+    pub fn install(&self, sandbox: &Sandbox) -> Result<()> {
+        let before = Pattern::parse(&self.pattern);
+        sandbox.hook(|hook| hook.previous = before)?;
+        let ours = Pattern::ours(&sandbox.libexec().join("core"), &sandbox.hooks())?;
+        // The limit first, so that the kernel waits for the shim from its first call on.
+        write(PIPE_LIMIT, "1024")?;
+        write(PATTERN, ours.text())
+    }
+
+    /// Puts back what stood there, and reads it back.
+    ///
+    /// # Errors
+    /// As write(2); the kernel does not keep it.
+    pub fn put_back(self) -> Result<()> {
+        self.restore()
+    }
+
+    fn restore(&self) -> Result<()> {
+        write(PATTERN, &self.pattern)?;
+        write(PIPE_LIMIT, &self.pipe_limit)?;
+        std::fs::remove_file(SAVED).or_else(|error| {
+            let gone = error.kind() == std::io::ErrorKind::NotFound;
+            if gone { Ok(()) } else { Err(error) }
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for HostHook {
+    fn drop(&mut self) {
+        if Path::new(SAVED).exists() {
+            drop(self.restore());
+        }
+    }
+}
+
+/// What stands in the hooks now: pattern and limit.
+///
+/// # Errors
+/// As read(2).
+pub fn standing() -> Result<(String, String)> {
+    Ok((read(PATTERN)?, read(PIPE_LIMIT)?))
+}
+
+fn read(path: &str) -> Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
+    Ok(text.trim_end_matches('\n').to_owned())
+}
+
+fn write(path: &str, text: &str) -> Result<()> {
+    std::fs::write(path, format!("{text}\n")).with_context(|| path.to_owned())?;
+    let found = read(path)?;
+    ensure!(
+        found == text,
+        "{path} is {found:?} after {text:?} was written"
+    );
+    Ok(())
+}

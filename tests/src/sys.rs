@@ -1,0 +1,89 @@
+//! What happens when somebody ends a test or the demo from outside: the harness's only unsafe.
+
+#![expect(
+    unsafe_code,
+    reason = "signal handlers; the harness's other modules are without"
+)]
+
+use std::ffi::CStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Signals by which people and programs end what runs in front of them.
+const ENDS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static SETTLED: AtomicBool = AtomicBool::new(false);
+
+/// Files that are to say again what they said, in this order.
+type Saved = Vec<(&'static CStr, Vec<u8>)>;
+
+static SAVED: OnceLock<Saved> = OnceLock::new();
+
+/// From here on SIGINT, SIGTERM and SIGHUP do not end this process; [`interrupted`] tells of them.
+///
+/// # Errors
+/// As sigaction(2).
+pub fn note_interrupts() -> Result<(), Errno> {
+    extern "C" fn note(_signal: libc::c_int) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    handle(note)
+}
+
+/// Whether one of them came.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed) && !SETTLED.load(Ordering::Relaxed)
+}
+
+/// Whether one of them came; from here on none is told of, so that what has to be cleared away can be waited for.
+pub fn settle() -> bool {
+    SETTLED.store(true, Ordering::Relaxed);
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// From here on SIGINT, SIGTERM and SIGHUP write these files before they end this process.
+///
+/// # Errors
+/// As sigaction(2).
+pub(crate) fn write_at_the_end(saved: Saved) -> Result<(), Errno> {
+    extern "C" fn write(signal: libc::c_int) {
+        for (path, text) in SAVED.get().into_iter().flatten() {
+            rewrite(path, text);
+        }
+        end_by(signal);
+    }
+    drop(SAVED.set(saved));
+    handle(write)
+}
+
+fn handle(handler: extern "C" fn(libc::c_int)) -> Result<(), Errno> {
+    let handler = SigHandler::Handler(handler);
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    for signal in ENDS {
+        // SAFETY: both handlers do only what signal-safety(7) allows: atomics, open, write, close, signal, raise.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
+/// Writes a file by system calls alone.
+fn rewrite(path: &CStr, text: &[u8]) {
+    // SAFETY: open reads a path that ends in NUL.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    // SAFETY: write reads as many bytes as the slice has; a bad descriptor is refused.
+    unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
+    // SAFETY: close takes a number, and this one is nobody else's.
+    unsafe { libc::close(fd) };
+}
+
+/// Ends this process as the signal would have.
+fn end_by(signal: libc::c_int) {
+    // SAFETY: signal with SIG_DFL installs no code.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: raise takes a number.
+    unsafe { libc::raise(signal) };
+}
