@@ -1,0 +1,91 @@
+# upcalld: `make help` lists what there is. Cargo does the building; what is here is what cargo cannot say.
+
+SHELL   := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+PREFIX  ?= /usr
+DESTDIR ?=
+CARGO   ?= cargo
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+export CARGO_TARGET_DIR := $(abspath $(TARGET))
+
+# What the kernel or the launcher starts, and what the tests start inside containers: static, so that nothing is
+# loaded from where they run. One cargo call each: flags for a whole workspace would reach its proc macros too.
+HELPERS  := upcall-shim upcall-enter upcall-store
+PROGRAMS := $(TARGET)/helper
+STATIC   := -Ctarget-feature=+crt-static
+
+# Debian packages.
+BUILD_PACKAGES := gcc libc6-dev
+DEMO_PACKAGES  := $(BUILD_PACKAGES) runc podman conmon busybox-static util-linux
+CHECK_PACKAGES := $(DEMO_PACKAGES) binutils
+
+.PHONY: help build helpers test-programs demo check check-host bench fuzz install uninstall clean
+
+help:
+	@echo 'upcalld: the kernel'\''s upcalls, answered in the right container'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do \
+		[ "$$name" = build ] && name= ; printf '  make %-11s %s\n' "$$name" "$$what"; done
+	@echo 'demo and check install the Debian packages they lack and name them first'
+
+build: helpers ## build it; what the kernel starts is linked statically
+	@$(CARGO) build --release --quiet --package upcalld --bins
+
+helpers:
+	@tools/need $(BUILD_PACKAGES)
+	@for program in $(HELPERS); do \
+		$(CARGO) rustc --quiet --package upcall-helpers --bin $$program --profile helper -- $(STATIC); done
+
+test-programs: helpers
+	@for program in upcall-probe crash-me; do \
+		$(CARGO) rustc --quiet --package upcall-e2e --no-default-features --bin $$program \
+			--profile helper -- $(STATIC); done
+
+demo: ## nine real crashes (runc, podman, host, nested, unregistered): who asked, what ran inside; root, 1 min
+	@tools/need --report $(TARGET)/packages.txt $(DEMO_PACKAGES)
+	@$(MAKE) --no-print-directory build test-programs
+	@$(CARGO) build --release --quiet --package upcall-e2e --bin demo
+	@exec $(TARGET)/release/demo --libexec $(PROGRAMS) --daemon $(TARGET)/release/upcalld \
+		--packages "$$(cat $(TARGET)/packages.txt)"
+
+check: ## every test that leaves this host's hooks alone, and what it left out; root
+	@tools/check $(CHECK_PACKAGES)
+
+check-host: ## the rest, on this host's real hooks, saved and put back also on failure; root
+	@tools/check --host $(CHECK_PACKAGES)
+
+bench: ## side by side with what the kernel and other handlers cost: medians, ratios
+	@tools/need $(DEMO_PACKAGES)
+	@$(MAKE) --no-print-directory build test-programs
+	@$(CARGO) build --release --quiet --package upcall-e2e --bin bench
+	@$(TARGET)/release/bench --libexec $(PROGRAMS) --daemon $(TARGET)/release/upcalld
+	@$(CARGO) bench --quiet --package upcall-config
+
+fuzz: ## every fuzz target for a minute (SECONDS_EACH=60)
+	@tools/fuzz $(or $(SECONDS_EACH),60)
+
+install: build ## DESTDIR= PREFIX=/usr; touches no hook, that is `upcallctl install`
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/upcalld
+	install -d $(DESTDIR)$(PREFIX)/lib/upcalld/rules.d $(DESTDIR)$(PREFIX)/share/doc/upcalld/examples
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 755 $(TARGET)/release/upcallctl $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(TARGET)/release/upcalld $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(addprefix $(PROGRAMS)/,$(HELPERS)) $(DESTDIR)$(PREFIX)/libexec/upcalld/
+	ln -sf upcall-shim $(DESTDIR)$(PREFIX)/libexec/upcalld/core
+	install -m 644 config/defaults/rules.d/*.toml $(DESTDIR)$(PREFIX)/lib/upcalld/rules.d/
+	install -m 644 config/defaults/upcalld.toml config/defaults/examples/*.toml \
+		$(DESTDIR)$(PREFIX)/share/doc/upcalld/examples/
+	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/upcalld/
+	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+
+uninstall: ## puts the hooks back, then removes the files
+	@if [ -z "$(DESTDIR)" ] && [ -x $(PREFIX)/bin/upcallctl ]; then $(PREFIX)/bin/upcallctl uninstall; fi
+	rm -f $(DESTDIR)$(PREFIX)/bin/upcallctl $(DESTDIR)$(PREFIX)/sbin/upcalld
+	rm -rf $(DESTDIR)$(PREFIX)/libexec/upcalld $(DESTDIR)$(PREFIX)/lib/upcalld
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/upcalld
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(notdir $(wildcard docs/man/*.8)))
+	@echo 'kept: records, cores and rules of yours in $(DESTDIR)/var/lib/upcalld and $(DESTDIR)/etc/upcalld'
+
+clean: ## what was built
+	$(CARGO) clean

@@ -1,0 +1,382 @@
+//! The wire from outside: what is written is read again, released records stay readable, and no bytes can hurt.
+//!
+//! `helpers/tests/golden/NAME.hex` are records as this layout's first version wrote them. They are never rewritten: a
+//! program that is older or newer than its peer must read them. A new kind of record gets a new file
+//! (`UPDATE_GOLDEN=1 cargo test -p upcall-helpers`).
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed, and says where"
+)]
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use upcall_helpers::wire::{
+    CORE_WORDS, DecodeError, Enter, Event, Exec, FdRole, Hook, Launch, NamespaceId, Place,
+    RECORD_MAX, RLIMITS, Report, Request, RequestFd, Rlimit, Stage, Task, Verdict, WaitStatus,
+    reports,
+};
+
+fn request() -> Request {
+    Request {
+        hook: Hook::Core,
+        argv: CORE_WORDS
+            .iter()
+            .map(|word| word.replace('%', "\u{ff}").into_bytes())
+            .collect(),
+        fds: vec![RequestFd::Stdin, RequestFd::Claim, RequestFd::Pidfd],
+        started: 0x0102_0304_0506_0708,
+    }
+}
+
+fn enter() -> Launch {
+    let mut namespaces = [NamespaceId::default(); 8];
+    for (number, namespace) in (1..).zip(&mut namespaces) {
+        *namespace = NamespaceId {
+            dev: 4,
+            ino: 4_026_531_840 + number,
+        };
+    }
+    Launch {
+        id: b"k3m9q0tz".to_vec(),
+        slot: 0,
+        fds: vec![
+            FdRole::Leader,
+            FdRole::Cgroup,
+            FdRole::CgroupV1,
+            FdRole::CgroupV1,
+            FdRole::FreezerV1,
+            FdRole::Stdin,
+            FdRole::Claim,
+            FdRole::Record,
+            FdRole::Program,
+        ],
+        task: Task::Enter(Box::new(Enter {
+            place: Place::Container,
+            argv: vec![
+                b"/on-crash".to_vec(),
+                b"7".to_vec(),
+                Vec::new(),
+                vec![0xff, b' '],
+            ],
+            env: vec![b"PATH=/bin".to_vec()],
+            leader: 4711,
+            join: 0x7c02_0000,
+            namespaces,
+            uid: 33,
+            gid: 34,
+            groups: vec![35, 4_294_967_294],
+            capabilities: 0x2000_04eb,
+            label: b"apparmor\0docker-default".to_vec(),
+            limits: [Rlimit {
+                soft: 1,
+                hard: u64::MAX,
+            }; RLIMITS],
+            memory: Some(1 << 28),
+            progress: 30_000,
+            output: 4096,
+        })),
+    }
+}
+
+fn exec() -> Launch {
+    Launch {
+        id: b"a".to_vec(),
+        slot: 1,
+        fds: vec![FdRole::Number(0), FdRole::Number(15), FdRole::Hold],
+        task: Task::Exec(Exec {
+            argv: vec![b"/bin/true".to_vec()],
+            env: Vec::new(),
+            reports: true,
+        }),
+    }
+}
+
+fn events() -> Vec<(&'static str, Event)> {
+    vec![
+        ("report-started", Event::Started { pid: 77 }),
+        (
+            "report-failed",
+            Event::Failed {
+                stage: Stage::Join,
+                errno: 3,
+            },
+        ),
+        (
+            "report-ended",
+            Event::Ended {
+                status: WaitStatus::Signaled(11),
+                timed_out: true,
+                fed: 1 << 40,
+                output: b"said\x1b".to_vec(),
+            },
+        ),
+        (
+            "report-stored",
+            Event::Stored {
+                size: 5,
+                stored: 4,
+                truncated: true,
+                errno: 28,
+            },
+        ),
+        (
+            "report-gone",
+            Event::Gone {
+                status: WaitStatus::Exited(3),
+            },
+        ),
+    ]
+}
+
+fn report(event: Event) -> Report {
+    Report {
+        id: b"k3m9q0tz".to_vec(),
+        slot: 2,
+        time: 9,
+        event,
+    }
+}
+
+/// Every kind of record there is, by the name of its file.
+fn records() -> Vec<(&'static str, Vec<u8>)> {
+    let mut records = vec![
+        ("request-core", request().encode().unwrap()),
+        ("verdict-done", Verdict::Done.encode().unwrap()),
+        (
+            "verdict-deny",
+            Verdict::Deny {
+                errno: 13,
+                ttl: 1000,
+            }
+            .encode()
+            .unwrap(),
+        ),
+        ("verdict-fallback", Verdict::Fallback.encode().unwrap()),
+        ("launch-enter", enter().encode().unwrap()),
+        ("launch-exec", exec().encode().unwrap()),
+    ];
+    records.extend(
+        events()
+            .into_iter()
+            .map(|(name, event)| (name, report(event).encode().unwrap())),
+    );
+    records
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for line in bytes.chunks(32) {
+        for byte in line {
+            write!(text, "{byte:02x}").unwrap();
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let (pairs, _) = digits.as_chunks::<2>();
+    pairs
+        .iter()
+        .map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
+
+/// Reads a record as whatever it is; says which kinds it could be.
+fn read(record: &[u8]) -> Vec<String> {
+    let mut kinds = Vec::new();
+    for descriptors in 0..=12 {
+        if let Ok(request) = Request::decode(record, descriptors) {
+            kinds.push(format!("{request:?}"));
+        }
+        if let Ok(launch) = Launch::decode(record, descriptors) {
+            kinds.push(format!("{launch:?}"));
+        }
+    }
+    if let Ok(verdict) = Verdict::decode(record) {
+        kinds.push(format!("{verdict:?}"));
+    }
+    if let Ok(report) = Report::decode(record) {
+        kinds.push(format!("{report:?}"));
+    }
+    drop(reports(record));
+    kinds
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    let record = request().encode().unwrap();
+    assert_eq!(Request::decode(&record, 3), Ok(request()));
+    for launch in [enter(), exec()] {
+        let record = launch.encode().unwrap();
+        assert_eq!(Launch::decode(&record, launch.fds.len()), Ok(launch));
+    }
+    for verdict in [
+        Verdict::Done,
+        Verdict::Deny { errno: 1, ttl: 2 },
+        Verdict::Fallback,
+    ] {
+        assert_eq!(Verdict::decode(&verdict.encode().unwrap()), Ok(verdict));
+    }
+    let mut file = Vec::new();
+    for (_, event) in events() {
+        let record = report(event.clone()).encode().unwrap();
+        assert_eq!(Report::decode(&record), Ok(report(event)));
+        file.extend(record);
+    }
+    let all: Vec<Report> = events()
+        .into_iter()
+        .map(|(_, event)| report(event))
+        .collect();
+    assert_eq!(reports(&file), all);
+    file.truncate(file.len() - 1);
+    assert_eq!(
+        reports(&file),
+        all[..all.len() - 1],
+        "a report that was cut off is none"
+    );
+}
+
+#[test]
+fn released_records_stay_readable_and_are_still_written_so() {
+    for (name, record) in records() {
+        let path =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.hex"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
+            std::fs::write(&path, hex(&record)).unwrap();
+        }
+        let golden =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(
+            hex(&record),
+            golden,
+            "{name} is written otherwise than it was released"
+        );
+        assert_eq!(
+            read(&unhex(&golden)).len(),
+            1,
+            "{name} is exactly one kind of record"
+        );
+    }
+}
+
+#[test]
+fn a_record_that_is_cut_off_anywhere_is_refused() {
+    for (name, record) in records() {
+        for length in 0..record.len() {
+            assert_eq!(
+                read(&record[..length]),
+                Vec::<String>::new(),
+                "{name} cut at {length}"
+            );
+        }
+        let mut longer = record.clone();
+        longer.push(0);
+        assert_eq!(
+            read(&longer),
+            Vec::<String>::new(),
+            "{name} with a byte too many"
+        );
+    }
+}
+
+#[test]
+fn descriptors_must_be_those_that_the_record_names() {
+    let record = request().encode().unwrap();
+    for descriptors in [0, 1, 2, 4, 253] {
+        assert_eq!(
+            Request::decode(&record, descriptors),
+            Err(DecodeError::Descriptors)
+        );
+    }
+    let record = exec().encode().unwrap();
+    assert_eq!(Launch::decode(&record, 4), Err(DecodeError::Descriptors));
+    let mut twice = request();
+    twice.fds = vec![RequestFd::Stdin, RequestFd::Stdin];
+    assert!(
+        Request::decode(&twice.encode().unwrap(), 2).is_err(),
+        "two of one kind"
+    );
+    let mut many = request();
+    many.fds = vec![RequestFd::Stdin; 33];
+    assert!(many.encode().is_err(), "more than there may be");
+}
+
+#[test]
+fn over_long_values_are_neither_written_nor_read() {
+    let mut long = request();
+    long.argv = vec![vec![b'x'; 4161]];
+    assert!(long.encode().is_err());
+    long.argv = vec![vec![]; 65];
+    assert!(long.encode().is_err());
+    let mut launch = enter();
+    if let Task::Enter(enter) = &mut launch.task {
+        enter.argv = vec![vec![b'x'; 4096]; 40];
+    }
+    assert!(launch.encode().is_err(), "over {RECORD_MAX} bytes");
+    if let Task::Enter(enter) = &mut launch.task {
+        enter.argv = vec![b"a\0b".to_vec()];
+    }
+    assert!(
+        Launch::decode(&launch.encode().unwrap(), 9).is_err(),
+        "a word with a NUL"
+    );
+}
+
+/// Puts a field into a record, at its place in the order of tags.
+fn with_field(record: &[u8], tag: u16, value: &[u8]) -> Vec<u8> {
+    let mut result = record.to_vec();
+    result.extend(tag.to_le_bytes());
+    result.extend(u32::try_from(value.len()).unwrap().to_le_bytes());
+    result.extend(value);
+    let length = u32::try_from(result.len()).unwrap();
+    result[8..12].copy_from_slice(&length.to_le_bytes());
+    result
+}
+
+#[test]
+fn a_later_versions_field_is_skipped_only_where_it_may_be() {
+    let record = request().encode().unwrap();
+    let optional = with_field(&record, 0x8001, b"from the future");
+    assert_eq!(Request::decode(&optional, 3), Ok(request()));
+    let needed = with_field(&record, 0x0701, b"");
+    assert_eq!(Request::decode(&needed, 3), Err(DecodeError::Tag(0x0701)));
+    let mut newer = record.clone();
+    newer[4] = 2;
+    assert_eq!(Request::decode(&newer, 3), Err(DecodeError::Version(2)));
+    let repeated = with_field(&record, 4, &[0; 8]);
+    assert_eq!(
+        Request::decode(&repeated, 3),
+        Err(DecodeError::Tag(4)),
+        "a field twice"
+    );
+    let backwards = with_field(&record, 1, &[1]);
+    assert_eq!(
+        Request::decode(&backwards, 3),
+        Err(DecodeError::Tag(1)),
+        "out of order"
+    );
+}
+
+/// Every byte of every record, changed in every bit: refused or read as something, but never worse.
+#[test]
+fn no_changed_bit_hurts() {
+    let mut read_as_something = 0;
+    for (_, record) in records() {
+        for place in 0..record.len() {
+            for bit in 0..8 {
+                let mut changed = record.clone();
+                changed[place] ^= 1 << bit;
+                read_as_something += usize::from(!read(&changed).is_empty());
+            }
+        }
+    }
+    assert!(
+        read_as_something > 100,
+        "values may change, and then records are others"
+    );
+}
