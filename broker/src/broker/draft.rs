@@ -171,7 +171,10 @@ impl Draft {
     /// The self-test of the hook: nothing is kept.
     pub(super) fn self_tested(&mut self) {
         self.record.outcome = Outcome::Done;
-        self.record.verdict = record::Verdict::default();
+        self.record.verdict = record::Verdict {
+            actions: vec!["self_test".to_owned()],
+            ..record::Verdict::default()
+        };
         self.record.message =
             Some("self-test of the core hook: a child of upcallctl crashed".to_owned());
     }

@@ -161,7 +161,7 @@ pub struct Evidence {
 pub struct Verdict {
     /// The rule that matched; `null`: none, and the default (`pass`) holds.
     pub rule: Option<Rule>,
-    /// What was to be done: `run`, `store`, `pass`, `deny`.
+    /// What was to be done: `run`, `store`, `pass`, `deny`; `self_test`: nothing, it was the hook that was tried.
     pub actions: Vec<String>,
     /// Why nothing may run in a container for it: a reason word.
     pub host_only: Option<String>,

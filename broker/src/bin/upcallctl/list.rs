@@ -1,0 +1,223 @@
+//! `upcallctl list`: the records, newest last.
+
+use serde_json::json;
+use upcalld::store::record::Record;
+use upcalld::store::records::{Entry, Records};
+
+use crate::cli::{Json, ListArgs};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::look::Look;
+use crate::output::{complain, print, print_json};
+use crate::row::{self, Row};
+use crate::table::{self, Cell, Column};
+use crate::{format, status};
+
+const COLUMNS: [Column; 9] = [
+    column("ID", false, 0, false),
+    column("WHEN", false, 0, false),
+    column("KIND", false, 0, false),
+    column("CONTAINER", false, 0, true),
+    column("PROCESS", false, 3, true),
+    column("WHAT", false, 0, true),
+    column("RULE", false, 2, true),
+    column("VERDICT", false, 0, true),
+    column("HELD", true, 1, false),
+];
+
+const fn column(name: &'static str, right: bool, goes: u8, cut: bool) -> Column {
+    Column {
+        name,
+        right,
+        goes,
+        cut,
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(context: &Context, asked: &ListArgs) -> Result<(), Failure> {
+    let look = &context.look;
+    let records = context.records();
+    let mut entries = records
+        .entries()
+        .map_err(|error| Failure::records(context, error))?;
+    let all = entries.len();
+    if let Some(since) = asked.since {
+        let moment = since.moment(look.now, &look.zone).as_microsecond();
+        let moment = u64::try_from(moment).unwrap_or(0);
+        entries.retain(|entry| entry.micros >= moment);
+    }
+    let (found, unreadable) = newest(&records, &entries, asked, context)?;
+    if unreadable > 0 {
+        let files = format::count(unreadable, "file");
+        complain(&format!(
+            "warning: {files} in {} cannot be read as records\n",
+            context.state.join("records").display()
+        ));
+    }
+    match context.json {
+        Some(Json::Document) => {
+            return print_json(
+                &json!({ "schema": "upcalld.records", "version": 1, "records": found }),
+            );
+        }
+        Some(Json::Lines) => return found.iter().try_for_each(print_json),
+        None => {}
+    }
+    if found.is_empty() {
+        complain(&(nothing(context, all, asked) + "\n"));
+        if look.terminal {
+            return Ok(());
+        }
+    }
+    print(&text(&found, look))
+}
+
+/// The newest that are meant, oldest first, and how many files were no records.
+fn newest(
+    records: &Records,
+    entries: &[Entry],
+    asked: &ListArgs,
+    context: &Context,
+) -> Result<(Vec<Record>, usize), Failure> {
+    let most = if asked.number == 0 {
+        usize::MAX
+    } else {
+        asked.number
+    };
+    let (mut found, mut unreadable) = (Vec::new(), 0);
+    for entry in entries.iter().rev() {
+        if found.len() == most {
+            break;
+        }
+        match records.read(entry) {
+            Some(record) if asked.filter.takes(&record) => found.push(record),
+            Some(_) => {}
+            None => unreadable += 1,
+        }
+    }
+    // One that is damaged or just removed is no reason to show nothing; none that can be read is.
+    if unreadable > 0 && unreadable == entries.len() && !nix::unistd::Uid::effective().is_root() {
+        return Err(Failure::denied(context));
+    }
+    found.reverse();
+    Ok((found, unreadable))
+}
+
+/// Why the list is empty, and what to do.
+fn nothing(context: &Context, all: usize, asked: &ListArgs) -> String {
+    if all == 0 {
+        let hook = status::hook_word(context);
+        return format!("no upcalls recorded yet; {hook}");
+    }
+    let records = format::count(all, "record");
+    let without = match (asked.filter.is_empty(), asked.since) {
+        (true, Some(_)) => "since then",
+        _ => "like this",
+    };
+    format!("no upcall recorded {without}; in all there are {records} (upcallctl list)")
+}
+
+/// The table.
+fn text(records: &[Record], look: &Look) -> String {
+    let rows = records.iter().map(|record| {
+        let row = Row::new(record, look);
+        vec![
+            row.id,
+            when(record, look),
+            row.kind,
+            row.container,
+            row.process,
+            row.what,
+            row.rule,
+            row.verdict,
+            row.held,
+        ]
+    });
+    let rows: Vec<Vec<Cell>> = rows.collect();
+    table::draw(&COLUMNS, &rows, look)
+}
+
+fn when(record: &Record, look: &Look) -> Cell {
+    let Some(time) = row::time(record).filter(|_| look.terminal) else {
+        return Cell::new(&*record.time);
+    };
+    let ago = format::ago_short(time, look.now);
+    if look.now.as_second() - time.as_second() >= 86_400 {
+        return Cell {
+            short: Some(ago),
+            ..Cell::new(format::day(time, look.now, &look.zone))
+        };
+    }
+    Cell {
+        short: Some(ago.clone()),
+        ..Cell::new(format!(
+            "{}{ago:>9}",
+            format::clock(time, look.now, &look.zone)
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::given;
+
+    fn at(width: usize) -> String {
+        let look = Look {
+            width: Some(width),
+            ..Look::given()
+        };
+        let text = text(&given::all(), &look);
+        for line in text.lines() {
+            assert!(table::length(line) <= width, "{width}: {line}");
+        }
+        text
+    }
+
+    #[test]
+    fn a_wide_terminal_gets_everything() {
+        insta::assert_snapshot!(text(&given::all(), &Look::given()));
+    }
+
+    #[test]
+    fn a_terminal_of_80_columns_loses_what_is_least() {
+        insta::assert_snapshot!(at(80));
+    }
+
+    #[test]
+    fn terminals_of_other_widths() {
+        insta::assert_snapshot!([130, 110, 100, 64].map(at).join("\n"));
+    }
+
+    #[test]
+    fn a_pipe_gets_cells_without_spaces() {
+        let text = text(&given::all(), &Look::given_pipe());
+        for line in text.lines() {
+            assert_eq!(line.split_whitespace().count(), COLUMNS.len(), "{line}");
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn colour_is_on_what_did_not_go_well() {
+        let look = Look {
+            colour: true,
+            ..Look::given()
+        };
+        let text = text(&[given::shop(), given::storm(), given::missing()], &look);
+        assert!(
+            text.contains("\u{1b}[33mrefused: rate_limit\u{1b}[0m"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\u{1b}[31mpartial: helper_missing\u{1b}[0m"),
+            "{text}"
+        );
+        let plain = text.replace("\u{1b}[33m", "").replace("\u{1b}[31m", "");
+        let plain = plain.replace("\u{1b}[1m", "").replace("\u{1b}[0m", "");
+        let look = Look::given();
+        let expected = super::text(&[given::shop(), given::storm(), given::missing()], &look);
+        assert_eq!(plain, expected, "colour changes no place");
+    }
+}

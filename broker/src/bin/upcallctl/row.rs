@@ -1,0 +1,182 @@
+//! One record in a line: the cells of `list` and `watch`.
+
+use jiff::Timestamp;
+use upcall_config::text::printable;
+use upcalld::store::record::{Action, Container, Outcome, Pod, Record};
+
+use crate::format;
+use crate::look::{Look, Paint};
+use crate::table::Cell;
+
+/// Refusals that are put together in one record come within so many seconds.
+const TOGETHER: u64 = 10;
+
+/// The cells.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) id: Cell,
+    pub(crate) kind: Cell,
+    pub(crate) container: Cell,
+    pub(crate) process: Cell,
+    pub(crate) what: Cell,
+    pub(crate) rule: Cell,
+    pub(crate) verdict: Cell,
+    pub(crate) held: Cell,
+}
+
+impl Row {
+    /// Those of a record.
+    pub(crate) fn new(record: &Record, look: &Look) -> Self {
+        let held = record.timings_us.held.map(format::duration);
+        Self {
+            id: Cell::new(&*record.id),
+            kind: Cell::new(&*record.kind),
+            container: Cell::new(container(record, look)),
+            process: Cell::new(process(record, look)),
+            what: Cell::new(what(record, look)),
+            rule: Cell::new(rule(record)),
+            verdict: Cell::new(ours(&verdict(record), look)).painted(paint(record.outcome)),
+            held: Cell::new(held.map_or_else(|| "-".to_owned(), |held| ours(&held, look))),
+        }
+    }
+}
+
+/// When a record's upcall was.
+pub(crate) fn time(record: &Record) -> Option<Timestamp> {
+    record.time.parse().ok()
+}
+
+/// How a container is called in a line: its pod, or else its runtime and name.
+pub(crate) fn container_name(container: &Container, look: &Look) -> String {
+    if let Some(Pod {
+        namespace: Some(namespace),
+        name: Some(name),
+        ..
+    }) = &container.pod
+    {
+        return format!("{namespace}/{name}");
+    }
+    let name = match &container.name {
+        Some(name) if *name != container.id => name.clone(),
+        _ => short_id(&container.id, look),
+    };
+    format!("{}/{name}", container.runtime)
+}
+
+/// An id as far as people need it. Only long ones are cut: an admin's own names are not hexadecimal digits.
+pub(crate) fn short_id(id: &str, look: &Look) -> String {
+    let hexadecimal = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if look.cut && hexadecimal {
+        id.chars().take(12).collect()
+    } else {
+        id.to_owned()
+    }
+}
+
+fn container(record: &Record, look: &Look) -> String {
+    match &record.container {
+        Some(container) => theirs(&container_name(container, look), look),
+        None if !look.terminal => "-".to_owned(),
+        None => match record.process.user_namespace.as_deref() {
+            Some("initial") => "- (host)".to_owned(),
+            Some(_) => "- (unregistered)".to_owned(),
+            None => "-".to_owned(),
+        },
+    }
+}
+
+fn process(record: &Record, look: &Look) -> String {
+    let pid = record.process.pid;
+    let pid = pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+    match &record.process.comm {
+        Some(comm) if look.terminal => format!("{pid} {comm}"),
+        Some(comm) => format!("{pid},{}", theirs(comm, look)),
+        None => pid,
+    }
+}
+
+/// The signal and how much there was of the core.
+fn what(record: &Record, look: &Look) -> String {
+    let core = record.core.as_ref();
+    let signal = core.and_then(|core| core.signal.as_deref()).unwrap_or("?");
+    let much = match (record.count, size(record)) {
+        (2.., _) if look.terminal => Some(format!("x{} in {TOGETHER} s", record.count)),
+        (2.., _) => Some(format!("x{}", record.count)),
+        (_, Some(bytes)) => Some(ours(&format::size(bytes), look)),
+        (_, None) => None,
+    };
+    let between = if look.terminal { " " } else { "," };
+    match much {
+        Some(much) => [signal, &much].join(between),
+        None => signal.to_owned(),
+    }
+}
+
+/// Bytes of the core, as far as somebody read it.
+pub(crate) fn size(record: &Record) -> Option<u64> {
+    let stored = record.actions.iter().filter_map(|action| action.size_bytes);
+    let fed = record.actions.iter().filter_map(|action| action.fed_bytes);
+    stored.chain(fed).max().filter(|bytes| *bytes > 0)
+}
+
+/// The rule as it is cited, without the ending that all rule files have.
+fn rule(record: &Record) -> String {
+    let Some(rule) = &record.verdict.rule else {
+        return "-".to_owned();
+    };
+    let name = file_name(&rule.file);
+    let name = printable(name.strip_suffix(".toml").unwrap_or(name));
+    format!("{}:{}", name.replace(' ', "\\x20"), rule.line)
+}
+
+/// The last part of a path.
+pub(crate) fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The actions, or how it ended if not well.
+pub(crate) fn verdict(record: &Record) -> String {
+    let outcome = record.outcome.as_str();
+    if record.outcome == Outcome::Done {
+        return match record.verdict.actions.as_slice() {
+            [] => "-".to_owned(),
+            actions => actions.join(", "),
+        };
+    }
+    let reason = record.reason.as_deref();
+    match reason.or_else(|| first_reason(&record.actions)) {
+        Some(reason) => format!("{outcome}: {reason}"),
+        None => outcome.to_owned(),
+    }
+}
+
+fn first_reason(actions: &[Action]) -> Option<&str> {
+    actions.iter().find_map(|action| action.reason.as_deref())
+}
+
+/// The colour of an outcome.
+pub(crate) fn paint(outcome: Outcome) -> Paint {
+    match outcome {
+        Outcome::Done => Paint::Plain,
+        Outcome::Open | Outcome::Refused => Paint::Doubt,
+        Outcome::Partial | Outcome::Failed | Outcome::Lost | Outcome::Missed => Paint::Bad,
+    }
+}
+
+/// Words of ours in one cell: a program reads them without spaces.
+fn ours(text: &str, look: &Look) -> String {
+    if look.terminal {
+        text.to_owned()
+    } else {
+        text.replace(' ', "")
+    }
+}
+
+/// A tenant's words in one cell; they are escaped already, but for spaces.
+fn theirs(text: &str, look: &Look) -> String {
+    if look.terminal {
+        text.to_owned()
+    } else {
+        text.replace(' ', "\\x20")
+    }
+}

@@ -1,0 +1,136 @@
+//! The live self-test of the core hook: a child of ours crashes, and its record must come.
+
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
+
+use crate::client::{CallError, Client};
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Within this time the record must come.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// What is needed, got before anything is changed.
+#[derive(Debug)]
+pub(crate) struct Test {
+    watching: Client,
+    asking: Client,
+}
+
+/// Why the hook does not work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    /// No record came.
+    #[error("a child crashed and no record came within {} s", WITHIN.as_secs())]
+    Silence {
+        /// Whether the kernel says that it dumped core.
+        dumped: bool,
+    },
+    /// It came, and yet the daemon does not see the hook.
+    #[error("a child crashed and its record came, but upcalld looks for the hook's file elsewhere")]
+    Elsewhere,
+    /// The daemon does not answer.
+    #[error("upcalld does not answer: {0}")]
+    Daemon(CallError),
+    /// There is no child to crash.
+    #[error("no child could be started to crash: {0}")]
+    Child(std::io::Error),
+}
+
+impl Test {
+    /// Connects.
+    pub(crate) fn prepare(context: &Context) -> Result<Self, Failure> {
+        let mut watching = context.connect()?;
+        watching
+            .watch()
+            .map_err(|error| Failure::call(context, error))?;
+        Ok(Self {
+            watching,
+            asking: context.connect()?,
+        })
+    }
+
+    /// Lets a child crash; says how long its record took.
+    pub(crate) fn run(mut self, context: &Context) -> Result<Duration, Problem> {
+        let _ = context;
+        let mut child = spawn().map_err(Problem::Child)?;
+        let waited = self.wait_for(&mut child);
+        // A dump that nobody reads would go on for ever.
+        let ended = match &waited {
+            Ok(Some(_)) => child.wait(),
+            _ => child.kill().and_then(|()| child.wait()),
+        };
+        let took = waited?.ok_or_else(|| Problem::Silence {
+            dumped: ended.is_ok_and(|status| status.core_dumped()),
+        })?;
+        let status = self.asking.status().map_err(Problem::Daemon)?;
+        if status.core == "ours" {
+            Ok(took)
+        } else {
+            Err(Problem::Elsewhere)
+        }
+    }
+
+    /// Tells the daemon and then the child; `None`: no record came in time.
+    fn wait_for(&mut self, child: &mut Child) -> Result<Option<Duration>, Problem> {
+        let pid = child.id();
+        let told: Result<Value, CallError> =
+            self.asking.call("ExpectSelfTest", json!({ "pid": pid }));
+        told.map_err(Problem::Daemon)?;
+        let start = Instant::now();
+        let stdin = child.stdin.take();
+        let written = stdin.map_or(Ok(()), |mut stdin| stdin.write_all(b"!"));
+        written.map_err(Problem::Child)?;
+        loop {
+            match self.watching.next_before(start + WITHIN) {
+                Ok(news) if is_of(&news, pid) => return Ok(Some(start.elapsed())),
+                Ok(_) if start.elapsed() < WITHIN => {}
+                Ok(_) => return Ok(None),
+                Err(error) if error.is_late() => return Ok(None),
+                Err(error) => return Err(Problem::Daemon(error)),
+            }
+        }
+    }
+}
+
+fn is_of(news: &Value, pid: u32) -> bool {
+    let found = news.pointer("/record/process/pid").and_then(Value::as_u64);
+    found == Some(u64::from(pid))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this process is the admin's command and its child only crashes"
+)]
+fn spawn() -> std::io::Result<Child> {
+    Command::new("/proc/self/exe")
+        .arg("self-test-child")
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+}
+
+/// The child: waits for a byte, then crashes. Without a byte its parent has gone, and nothing is to be tried.
+pub(crate) fn child() -> Result<(), Failure> {
+    let mut byte = [0; 1];
+    let read = std::io::stdin().read(&mut byte);
+    if !read.is_ok_and(|count| count == 1) {
+        return Ok(());
+    }
+    // Not the name of the link it was started by.
+    let _ = prctl::set_name(c"upcallctl");
+    // A core limit of exactly 1 would tell the kernel that this is a handler's own crash.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_CORE) {
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, hard);
+    }
+    std::process::abort()
+}

@@ -1,0 +1,116 @@
+//! `upcallctl uninstall`: what stood in the kernel's hooks before us stands there again.
+
+use serde_json::json;
+use upcall_config::text::printable;
+use upcalld::explain;
+use upcalld::hooks::install::{Uninstalled, uninstall};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::format;
+use crate::install::failed;
+use crate::output::{print, print_json};
+use crate::status;
+
+/// Runs the command.
+pub(crate) fn run(context: &Context) -> Result<(), Failure> {
+    if !nix::unistd::Uid::effective().is_root() {
+        return Err(Failure::root_only(context));
+    }
+    let lock = context.sysctl.lock();
+    let lock = lock.map_err(|error| failed(context, error.into()))?;
+    let done = uninstall(&context.sysctl, &context.hooks, &lock);
+    let done = done.map_err(|error| failed(context, error))?;
+    drop(lock);
+    if context.json.is_some() {
+        let (state, standing) = match &done {
+            Uninstalled::Restored(standing) => ("restored", standing),
+            Uninstalled::Foreign { standing, .. } => ("foreign", standing),
+        };
+        return print_json(&json!({
+            "schema": "upcalld.uninstall",
+            "version": 1,
+            "hook": "core",
+            "state": state,
+            "core_pattern": standing.pattern.text(),
+            "core_pipe_limit": standing.pipe_limit,
+        }));
+    }
+    print(&(text(&done) + &kept(context)))
+}
+
+fn text(done: &Uninstalled) -> String {
+    match done {
+        Uninstalled::Restored(standing) => format!(
+            "core: back to {}, core_pipe_limit {}; read back\n",
+            shown(standing.pattern.text()),
+            standing.pipe_limit
+        ),
+        Uninstalled::Foreign { standing, had_file } => {
+            let pattern = shown(standing.pattern.text());
+            if *had_file {
+                format!(
+                    "core: foreign, and left alone: {pattern}; our own file about it is removed\n"
+                )
+            } else {
+                format!("core: not installed; core_pattern is {pattern}\n")
+            }
+        }
+    }
+}
+
+/// An empty pattern is one too.
+fn shown(pattern: &str) -> String {
+    if pattern.is_empty() {
+        "\"\"".to_owned()
+    } else {
+        printable(pattern)
+    }
+}
+
+/// What stays.
+fn kept(context: &Context) -> String {
+    let cores = status::spool(&explain::cores(&context.state)).map_or(0, |kept| kept.cores);
+    let spooled = status::spool(&context.state.join("spool")).map_or(0, |kept| kept.cores);
+    let records = context
+        .records()
+        .entries()
+        .map_or(0, |entries| entries.len());
+    let spooled = match spooled {
+        0 => String::new(),
+        spooled => format!(", {} in the spool", format::count(spooled, "core")),
+    };
+    format!(
+        "kept: {}{spooled}, {}, your rules\n",
+        format::count(cores, "core"),
+        format::count(records, "record")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use upcalld::hooks::pattern::Pattern;
+    use upcalld::hooks::sysctl::Standing;
+
+    #[test]
+    fn what_was_done() {
+        let standing = |pattern: &str| Standing {
+            pattern: Pattern::parse(pattern),
+            pipe_limit: 16,
+        };
+        let foreign = |had_file| Uninstalled::Foreign {
+            standing: standing("|/usr/share/apport/apport -p%p"),
+            had_file,
+        };
+        let texts = [
+            text(&Uninstalled::Restored(standing(
+                "|/usr/lib/systemd/systemd-coredump %P",
+            ))),
+            text(&Uninstalled::Restored(standing(""))),
+            text(&foreign(true)),
+            text(&foreign(false)),
+        ];
+        insta::assert_snapshot!(texts.concat());
+    }
+}
