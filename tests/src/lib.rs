@@ -22,6 +22,8 @@ pub mod leader;
 #[cfg(feature = "harness")]
 pub mod podman;
 #[cfg(feature = "harness")]
+pub mod profile;
+#[cfg(feature = "harness")]
 pub mod programs;
 #[cfg(feature = "harness")]
 pub mod records;

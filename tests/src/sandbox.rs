@@ -122,6 +122,11 @@ impl Sandbox {
             .unwrap_or_default()
     }
 
+    /// Where it is.
+    pub fn root(&self) -> &str {
+        self.root.to_str().unwrap_or_default()
+    }
+
     /// Something in it.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.root.join(name)
@@ -162,7 +167,7 @@ impl Sandbox {
     /// # Errors
     /// As open(2), write(2).
     pub fn rules(&self, text: &str) -> Result<()> {
-        let text = text.replace('@', &self.root.display().to_string());
+        let text = text.replace('@', self.root());
         Ok(std::fs::write(
             self.path("config/rules.d/50-test.toml"),
             text,

@@ -5,3 +5,5 @@
 
 #[cfg(test)]
 mod ns_pipeline;
+#[cfg(test)]
+mod ns_profile;
