@@ -27,7 +27,7 @@ pub(crate) fn run(context: &Context<'_>, enter: &Enter, joined: Joined) -> ! {
     } = joined;
     let result = die_with_parent(&sender).and_then(|()| match enter.place {
         Place::Host => Ok(()),
-        Place::Container => drop_rights(enter, &proc),
+        Place::Container => drop_rights(enter, &proc, &sender),
     });
     drop(proc);
     match result.and_then(|()| execute(context, enter, program.as_ref(), &sender)) {
@@ -37,13 +37,19 @@ pub(crate) fn run(context: &Context<'_>, enter: &Enter, joined: Joined) -> ! {
 }
 
 /// Label, no_new_privs, ids where they are still ours, capabilities.
-fn drop_rights(enter: &Enter, proc: &OwnedFd) -> Result<(), Failure> {
+fn drop_rights(
+    enter: &Enter,
+    proc: &OwnedFd,
+    sender: &crate::status::Sender,
+) -> Result<(), Failure> {
     label::set(proc.as_fd(), &enter.label)?;
     set_no_new_privs().at(Stage::NoNewPrivs)?;
     // Without a user namespace of its own the container's root is the host's; ids change only here, where the
     // capabilities go too: a process with fewer than ours could trace one of its own uid that still had them.
     if enter.join & NAMESPACES[0].1 == 0 {
         take_ids(enter)?;
+        // Changing ids took it away (kernel/cred.c, commit_creds).
+        die_with_parent(sender)?;
     }
     let root = Uid::current().is_root();
     let mask = if root { enter.capabilities } else { 0 };
