@@ -116,7 +116,13 @@ pub(super) fn text(
         line("store", kept(explainer, store, core_limit));
     }
     if plan.pass() {
-        line("pass", passed(explainer.previous));
+        let pipe = matches!(explainer.previous, None | Some(Pattern::Pipe(_)));
+        let limit = core_limit.filter(|limit| !pipe && *limit != u64::MAX);
+        let limit = limit.map(|limit| format!("; within its core limit, {}", size(limit)));
+        line(
+            "pass",
+            passed(explainer.previous) + &limit.unwrap_or_default(),
+        );
     }
     if let (Some(limit), Some(rule)) = (plan.limit(), rule) {
         let left = explainer

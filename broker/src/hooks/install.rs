@@ -101,7 +101,10 @@ impl Installation {
         let pattern = Pattern::ours(&wishes.program, &wishes.hooks)?;
         let current = sysctl.read()?;
         let previous = match current.pattern.hooks_directory() {
-            None => current.clone(),
+            None => Standing {
+                pipe_limit: former_limit(&current, &wishes.hooks),
+                ..current.clone()
+            },
             Some(hooks) if hooks == wishes.hooks => {
                 let file = CoreHook::read(&hooks).map_err(InstallError::PreviousUnknown)?;
                 Standing {
@@ -185,6 +188,14 @@ pub fn uninstall(
     sysctl.put_back(&previous, lock)?;
     CoreHook::remove(hooks)?;
     Ok(Uninstalled::Restored(previous))
+}
+
+/// What core_pipe_limit was before us, under somebody else's pattern: whoever wrote that over ours may have left our
+/// limit as it was.
+fn former_limit(current: &Standing, hooks: &Path) -> u64 {
+    let file = CoreHook::read(hooks).ok();
+    let file = file.filter(|_| current.pipe_limit == PIPE_LIMIT);
+    file.map_or(current.pipe_limit, |file| file.previous_pipe_limit)
 }
 
 /// The kernel starts it as root, so nobody else may have a hand in it.
@@ -320,6 +331,18 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    #[test]
+    fn a_limit_of_ours_under_somebody_elses_pattern_is_not_his() {
+        let Some(host) = Host::new("core\n") else {
+            return;
+        };
+        host.install().unwrap();
+        host.set("core.%p\n");
+        let installation = host.install().unwrap();
+        assert_eq!(installation.file.previous.text(), "core.%p");
+        assert_eq!(installation.file.previous_pipe_limit, 3);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde::Serialize;
+use serde_json::Value;
 use upcall_config::diagnostic::Diagnostic;
 use upcall_config::file::{Loaded, load_texts};
 use upcalld::policy;
@@ -27,17 +28,18 @@ pub(crate) fn run(context: &Context, files: &[PathBuf]) -> Result<(), Failure> {
     // Files of the admin's own choice say nothing about what upcalld has.
     let daemon = context.daemon().filter(|_| files.is_empty());
     if context.json.is_some() {
-        let diagnostics: Vec<_> = loaded.diagnostics.iter().map(Diagnostic::plain).collect();
-        let paths: Vec<String> = loaded
-            .files
-            .iter()
-            .map(|f| f.display().to_string())
-            .collect();
-        print_json(&document(
-            &Summary::of(&loaded),
-            &paths,
-            &json!(diagnostics),
-        ))?;
+        let plain = |diagnostic: &Diagnostic| serde_json::to_value(diagnostic.plain());
+        let diagnostics: Result<_, _> = loaded.diagnostics.iter().map(plain).collect();
+        let files = loaded.files.iter().map(|file| file.display().to_string());
+        let files: Vec<String> = files.collect();
+        print_json(&Document {
+            schema: "upcalld.check",
+            version: 1,
+            replaced: None,
+            files: &files,
+            summary: Summary::of(&loaded).into(),
+            diagnostics: diagnostics.map_err(|error| Failure::Output(error.into()))?,
+        })?;
     } else {
         let look = &context.look;
         let mut text: String = loaded
@@ -131,19 +133,34 @@ impl Summary {
     }
 }
 
-/// The JSON document.
-pub(crate) fn document(
-    summary: &Summary,
-    files: &[String],
-    diagnostics: &serde_json::Value,
-) -> serde_json::Value {
-    json!({
-        "schema": "upcalld.check",
-        "version": 1,
-        "files": files,
-        "rules": summary.rules,
-        "errors": summary.errors,
-        "warnings": summary.warnings,
-        "diagnostics": diagnostics,
-    })
+/// The JSON document of `check` and of `reload`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Document<'a> {
+    pub(crate) schema: &'static str,
+    pub(crate) version: u32,
+    /// `reload`: whether what was read is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) replaced: Option<bool>,
+    pub(crate) files: &'a [String],
+    #[serde(flatten)]
+    pub(crate) summary: Counts,
+    pub(crate) diagnostics: Vec<Value>,
+}
+
+/// The numbers of the document.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Counts {
+    rules: usize,
+    errors: usize,
+    warnings: usize,
+}
+
+impl From<Summary> for Counts {
+    fn from(summary: Summary) -> Self {
+        Self {
+            rules: summary.rules,
+            errors: summary.errors,
+            warnings: summary.warnings,
+        }
+    }
 }

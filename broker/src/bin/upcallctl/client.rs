@@ -27,7 +27,7 @@ pub(crate) struct Client {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     /// It did not come.
-    #[error("control.sock: {0}")]
+    #[error("{}", unanswered(.0))]
     Io(#[from] std::io::Error),
     /// It is not one of upcalld's.
     #[error("control.sock: not an answer of upcalld's: {0}; is it of another version?")]
@@ -40,6 +40,19 @@ pub(crate) enum CallError {
         /// In words.
         message: String,
     },
+}
+
+fn unanswered(error: &std::io::Error) -> String {
+    if is_late(error) {
+        format!("upcalld did not answer within {} s", PATIENCE.as_secs())
+    } else {
+        format!("control.sock: {error}")
+    }
+}
+
+fn is_late(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    matches!(error.kind(), TimedOut | WouldBlock)
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,8 +171,7 @@ impl Client {
 impl CallError {
     /// Whether the time is over.
     pub(crate) fn is_late(&self) -> bool {
-        use std::io::ErrorKind::{TimedOut, WouldBlock};
-        matches!(self, Self::Io(error) if matches!(error.kind(), TimedOut | WouldBlock))
+        matches!(self, Self::Io(error) if is_late(error))
     }
 
     /// Whether the daemon has hung up.

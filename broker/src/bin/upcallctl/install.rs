@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
-use serde_json::{Value, json};
+use serde::Serialize;
 use upcall_config::text::printable;
 use upcalld::explain;
 use upcalld::hooks::file::CoreHook;
 use upcalld::hooks::install::{InstallError, Installation, Wishes};
+use upcalld::hooks::sysctl::Standing;
 
 use crate::cli::InstallArgs;
 use crate::context::Context;
@@ -131,7 +132,7 @@ pub(crate) fn failed(context: &Context, error: InstallError) -> Failure {
     }
 }
 
-fn report(context: &Context, document: &Value, text: &str) -> Result<(), Failure> {
+fn report(context: &Context, document: &Document<'_>, text: &str) -> Result<(), Failure> {
     if context.json.is_some() {
         print_json(document)
     } else {
@@ -139,26 +140,57 @@ fn report(context: &Context, document: &Value, text: &str) -> Result<(), Failure
     }
 }
 
-fn document(planned: &Installation, took: Option<Duration>, dry_run: bool) -> Value {
-    json!({
-        "schema": "upcalld.install",
-        "version": 1,
-        "hook": "core",
-        "dry_run": dry_run,
-        "mode": "pipe",
-        "core_pattern": planned.ours.pattern.text(),
-        "core_pipe_limit": planned.ours.pipe_limit,
-        "current": {
-            "core_pattern": planned.current.pattern.text(),
-            "core_pipe_limit": planned.current.pipe_limit,
+/// The JSON document.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    version: u32,
+    hook: &'static str,
+    mode: &'static str,
+    dry_run: bool,
+    /// What was or would be put in.
+    ours: Sysctls<'a>,
+    /// What stood there until now.
+    current: Sysctls<'a>,
+    /// What `uninstall` puts back.
+    previous: Sysctls<'a>,
+    file: String,
+    /// How long the record of the self-test took; `null`: there was none.
+    self_test_us: Option<u64>,
+}
+
+/// Both settings of the kernel.
+#[derive(Serialize)]
+pub(crate) struct Sysctls<'a> {
+    pub(crate) core_pattern: &'a str,
+    pub(crate) core_pipe_limit: u64,
+}
+
+impl<'a> From<&'a Standing> for Sysctls<'a> {
+    fn from(standing: &'a Standing) -> Self {
+        Self {
+            core_pattern: standing.pattern.text(),
+            core_pipe_limit: standing.pipe_limit,
+        }
+    }
+}
+
+fn document(planned: &Installation, took: Option<Duration>, dry_run: bool) -> Document<'_> {
+    Document {
+        schema: "upcalld.install",
+        version: 1,
+        hook: "core",
+        mode: "pipe",
+        dry_run,
+        ours: (&planned.ours).into(),
+        current: (&planned.current).into(),
+        previous: Sysctls {
+            core_pattern: planned.file.previous.text(),
+            core_pipe_limit: planned.file.previous_pipe_limit,
         },
-        "previous": {
-            "core_pattern": planned.file.previous.text(),
-            "core_pipe_limit": planned.file.previous_pipe_limit,
-        },
-        "file": CoreHook::path(&planned.hooks).display().to_string(),
-        "self_test_us": took.and_then(|took| u64::try_from(took.as_micros()).ok()),
-    })
+        file: CoreHook::path(&planned.hooks).display().to_string(),
+        self_test_us: took.and_then(|took| u64::try_from(took.as_micros()).ok()),
+    }
 }
 
 /// What would be changed.

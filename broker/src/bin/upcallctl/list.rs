@@ -1,6 +1,6 @@
 //! `upcallctl list`: the records, newest last.
 
-use serde_json::json;
+use serde::Serialize;
 use upcalld::store::record::Record;
 use upcalld::store::records::{Entry, Records};
 
@@ -34,6 +34,14 @@ const fn column(name: &'static str, right: bool, goes: u8, cut: bool) -> Column 
     }
 }
 
+/// The JSON document.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    version: u32,
+    records: &'a [Record],
+}
+
 /// Runs the command.
 pub(crate) fn run(context: &Context, asked: &ListArgs) -> Result<(), Failure> {
     let look = &context.look;
@@ -57,9 +65,11 @@ pub(crate) fn run(context: &Context, asked: &ListArgs) -> Result<(), Failure> {
     }
     match context.json {
         Some(Json::Document) => {
-            return print_json(
-                &json!({ "schema": "upcalld.records", "version": 1, "records": found }),
-            );
+            return print_json(&Document {
+                schema: "upcalld.records",
+                version: 1,
+                records: &found,
+            });
         }
         Some(Json::Lines) => return found.iter().try_for_each(print_json),
         None => {}

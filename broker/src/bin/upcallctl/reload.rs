@@ -3,7 +3,7 @@
 use serde_json::json;
 use upcalld::control::{Reload, Reloaded};
 
-use crate::check::{self, Summary};
+use crate::check::{self, Document, Summary};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
@@ -20,13 +20,15 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
         warnings: reloaded.warnings,
     };
     if context.json.is_some() {
-        let diagnostics: Vec<_> = reloaded.diagnostics.iter().map(|d| &d.plain).collect();
-        let mut document = check::document(&summary, &reloaded.files, &json!(diagnostics));
-        if let Some(document) = document.as_object_mut() {
-            document.insert("schema".to_owned(), json!("upcalld.reload"));
-            document.insert("replaced".to_owned(), json!(reloaded.replaced));
-        }
-        print_json(&document)?;
+        let diagnostics = reloaded.diagnostics.iter();
+        print_json(&Document {
+            schema: "upcalld.reload",
+            version: 1,
+            replaced: Some(reloaded.replaced),
+            files: &reloaded.files,
+            summary: summary.into(),
+            diagnostics: diagnostics.map(|d| d.plain.clone()).collect(),
+        })?;
     } else {
         let mut text: String = reloaded
             .diagnostics

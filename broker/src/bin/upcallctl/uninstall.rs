@@ -1,6 +1,6 @@
 //! `upcallctl uninstall`: what stood in the kernel's hooks before us stands there again.
 
-use serde_json::json;
+use serde::Serialize;
 use upcall_config::text::printable;
 use upcalld::explain;
 use upcalld::hooks::install::{Uninstalled, uninstall};
@@ -8,9 +8,21 @@ use upcalld::hooks::install::{Uninstalled, uninstall};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format;
-use crate::install::failed;
+use crate::install::{Sysctls, failed};
 use crate::output::{print, print_json};
 use crate::status;
+
+/// The JSON document.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    version: u32,
+    hook: &'static str,
+    /// `restored` or `foreign`.
+    state: &'static str,
+    /// What stands there now.
+    current: Sysctls<'a>,
+}
 
 /// Runs the command.
 pub(crate) fn run(context: &Context) -> Result<(), Failure> {
@@ -27,14 +39,13 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
             Uninstalled::Restored(standing) => ("restored", standing),
             Uninstalled::Foreign { standing, .. } => ("foreign", standing),
         };
-        return print_json(&json!({
-            "schema": "upcalld.uninstall",
-            "version": 1,
-            "hook": "core",
-            "state": state,
-            "core_pattern": standing.pattern.text(),
-            "core_pipe_limit": standing.pipe_limit,
-        }));
+        return print_json(&Document {
+            schema: "upcalld.uninstall",
+            version: 1,
+            hook: "core",
+            state,
+            current: standing.into(),
+        });
     }
     print(&(text(&done) + &kept(context)))
 }
@@ -50,7 +61,9 @@ fn text(done: &Uninstalled) -> String {
             let pattern = shown(standing.pattern.text());
             if *had_file {
                 format!(
-                    "core: foreign, and left alone: {pattern}; our own file about it is removed\n"
+                    "core: foreign, and left alone: {pattern}, core_pipe_limit {}; \
+                     our own file about it is removed\n",
+                    standing.pipe_limit
                 )
             } else {
                 format!("core: not installed; core_pattern is {pattern}\n")

@@ -46,12 +46,12 @@ fn show(context: &Context, filter: &Filter, news: &Value) -> Result<(), Failure>
             };
         }
     } else if let Some(record) = news.get("record") {
-        let parsed: Record = parsed(record)?;
-        if filter.takes(&parsed) {
+        let record: Record = parsed(record)?;
+        if filter.takes(&record) {
             return if context.json.is_some() {
-                print_json(record)
+                print_json(&record)
             } else {
-                print(&record_text(&parsed, look))
+                print(&record_text(&record, look))
             };
         }
     }
