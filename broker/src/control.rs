@@ -82,6 +82,7 @@ impl Control {
             CoreState::Ours => ("ours", None, None),
             CoreState::Foreign { pattern, since } => ("foreign", Some(pattern), Some(since)),
         };
+        let file = self.hooks.file();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -95,10 +96,14 @@ impl Control {
             foreign,
             foreign_since,
             checked: self.hooks.checked(),
-            previous: self
-                .hooks
-                .file()
+            previous: file
+                .as_ref()
+                .ok()
                 .map(|file| file.previous.text().to_owned()),
+            hook_file_problem: file
+                .err()
+                .filter(|_| core == "ours")
+                .map(|error| error.to_string()),
             keep_free: self.broker.settings().store.keep_free,
         }
     }
@@ -136,7 +141,7 @@ impl Control {
 
     fn explain(&self, question: &Question) -> Result<Explanation, Refusal> {
         let places = self.broker.places();
-        let previous = self.hooks.file().map(|file| file.previous);
+        let previous = self.hooks.file().ok().map(|file| file.previous);
         let explainer = Explainer {
             resolver: self.broker.resolver(),
             policy: &self.broker.policy(),
@@ -238,6 +243,7 @@ fn name(error: &ExplainError) -> &'static str {
     match error {
         ExplainError::NoSignal(_) => "BadSignal",
         ExplainError::NoProcess(_) | ExplainError::Ended(_) => "NoProcess",
+        ExplainError::Unreadable { .. } => "Unreadable",
         ExplainError::Container(_) => "NoContainer",
         ExplainError::NoRecord(_) | ExplainError::Kind { .. } | ExplainError::Records(_) => {
             "NoRecord"

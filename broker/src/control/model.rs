@@ -48,6 +48,8 @@ pub struct Status {
     pub checked: u64,
     /// What stood there before us.
     pub previous: Option<String>,
+    /// Why that is not known, although the hook is ours: nobody could put it back.
+    pub hook_file_problem: Option<String>,
     /// Bytes that must stay free for cores.
     pub keep_free: u64,
 }

@@ -10,6 +10,7 @@ pub use plan::passed;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use upcall_config::decide::{Verdict, decide};
 use upcall_config::explain::{RuleExplanation, explain};
@@ -165,6 +166,14 @@ pub enum ExplainError {
     /// There is no such process.
     #[error("there is no process {0}")]
     NoProcess(u32),
+    /// It is there, and not even root may look at it.
+    #[error("process {pid} cannot be looked at: {errno:?}")]
+    Unreadable {
+        /// Which.
+        pid: u32,
+        /// Why not.
+        errno: Errno,
+    },
     /// It ended while it was looked at.
     #[error("process {0} ended while it was looked at")]
     Ended(u32),
@@ -249,7 +258,13 @@ impl Explainer<'_> {
         signal: Signal,
         all: bool,
     ) -> Result<Explanation, ExplainError> {
-        let origin = crate::identify::core::look(pid).map_err(|_| ExplainError::NoProcess(pid))?;
+        let origin = crate::identify::core::look(pid).map_err(|errno| {
+            if errno == Errno::ESRCH || errno == Errno::ENOENT {
+                ExplainError::NoProcess(pid)
+            } else {
+                ExplainError::Unreadable { pid, errno }
+            }
+        })?;
         let (dumpable, mut taken_for) = (dumpable(&origin), Vec::new());
         if dumpable == Truth::Unknown {
             taken_for

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::file::CoreHook;
+use super::file::{CoreHook, HookFileError};
 use super::sysctl::{CoreSysctl, Standing, SysctlError};
 use crate::store::records::now_micros;
 
@@ -118,21 +118,18 @@ impl HookWatch {
         state
     }
 
-    /// What the kernel and the hook's file say.
+    /// What the kernel and the hook's file say. A file that cannot be used was installed all the same.
     fn found(&self, seen: &mut Seen) -> CoreState {
         seen.checked = now_micros();
         let Ok(standing) = self.sysctl.read() else {
             return CoreState::NotInstalled;
         };
-        if let Err(error) = CoreHook::read(&self.hooks) {
-            if !error.is_absent() && standing.pattern.is_of(&self.hooks) {
-                warn!("{error}; without it nobody knows what to put back");
-            }
-            return CoreState::NotInstalled;
-        }
         if standing.pattern.is_of(&self.hooks) {
             seen.ours = Some(standing);
             return CoreState::Ours;
+        }
+        if CoreHook::read(&self.hooks).is_err_and(|error| error.is_absent()) {
+            return CoreState::NotInstalled;
         }
         let text = standing.pattern.text();
         match &seen.state {
@@ -223,8 +220,11 @@ impl HookWatch {
     }
 
     /// The hook's file, where it is installed.
-    pub fn file(&self) -> Option<CoreHook> {
-        CoreHook::read(&self.hooks).ok()
+    ///
+    /// # Errors
+    /// See [`HookFileError`].
+    pub fn file(&self) -> Result<CoreHook, HookFileError> {
+        CoreHook::read(&self.hooks)
     }
 }
 
@@ -298,6 +298,9 @@ mod tests {
         );
         host.set(&host.ours);
         assert_eq!(watch.look(), CoreState::Ours);
+        std::fs::write(host.directory.path().join("core"), "garbage").unwrap();
+        assert_eq!(watch.look(), CoreState::Ours);
+        host.set("core");
         std::fs::remove_file(host.directory.path().join("core")).unwrap();
         assert_eq!(watch.look(), CoreState::NotInstalled);
         let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok()).collect();

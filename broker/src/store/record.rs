@@ -15,6 +15,7 @@ pub const VERSION: u32 = 1;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Record {
     /// Always [`SCHEMA`].
     pub schema: String,
@@ -56,6 +57,7 @@ pub struct Record {
 
 /// How an upcall ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Not ended yet.
@@ -91,6 +93,7 @@ impl Outcome {
 
 /// The process. Numbers are the host's; `_inside` is the container's view.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Process {
     pub pid: Option<u32>,
@@ -119,6 +122,7 @@ pub struct Process {
 
 /// The container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Container {
     pub runtime: String,
@@ -135,6 +139,7 @@ pub struct Container {
 
 /// The pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Pod {
     pub namespace: Option<String>,
@@ -145,6 +150,7 @@ pub struct Pod {
 
 /// How we know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Evidence {
     /// `kernel_pidfd`, `number_checked`; `null` where the process is not known.
     pub process: Option<String>,
@@ -158,6 +164,7 @@ pub struct Evidence {
 
 /// What the policy said.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// The rule that matched; `null`: none, and the default (`pass`) holds.
     pub rule: Option<Rule>,
@@ -171,6 +178,7 @@ pub struct Verdict {
 
 /// A rule, as it is cited.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Rule {
     pub file: String,
@@ -180,6 +188,7 @@ pub struct Rule {
 
 /// One rule that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TraceStep {
     /// The rule's file.
     pub file: String,
@@ -198,6 +207,7 @@ pub struct TraceStep {
 
 /// Microseconds. `held` is how long the kernel waited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[expect(missing_docs, reason = "the steps of docs/architecture.md")]
 pub struct Timings {
     pub accept: Option<u64>,
@@ -217,6 +227,7 @@ pub struct Timings {
     reason = "the document's field is `action`"
 )]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Action {
     /// `run`, `store` or `pass`.
     pub action: String,
@@ -299,6 +310,7 @@ impl Action {
 
 /// What the kernel said about a crash.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Core {
     /// `pipe`.
     pub hook: String,
@@ -310,4 +322,88 @@ pub struct Core {
     pub threads: Option<u32>,
     /// Its soft core limit; `null` is none.
     pub limit_bytes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    /// The schema of a record: what schemars makes of the types, and that every field is always there.
+    fn schema() -> Value {
+        let settings = schemars::generate::SchemaSettings::draft2020_12();
+        let schema = settings.into_generator().into_root_schema_for::<Record>();
+        let mut schema = schema.to_value();
+        schema["title"] = json!("upcalld: a record");
+        schema["description"] = json!(
+            "One upcall: /var/lib/upcalld/records, upcallctl show --json, and each of \
+             upcallctl list --json. Fields and words may be added within a version, and readers \
+             ignore what they do not know. Text that a tenant chose is escaped."
+        );
+        schema["properties"]["schema"]["const"] = json!(SCHEMA);
+        schema["properties"]["version"]["const"] = json!(VERSION);
+        schema["properties"]["time"]["format"] = json!("date-time");
+        complete(&mut schema);
+        if let Some(definitions) = schema["$defs"].as_object_mut() {
+            definitions.values_mut().for_each(complete);
+        }
+        schema
+    }
+
+    fn complete(object: &mut Value) {
+        if let Some(properties) = object.get("properties").and_then(Value::as_object) {
+            object["required"] = properties.keys().cloned().collect();
+        }
+    }
+
+    #[test]
+    fn the_schema_in_docs_is_current() {
+        let text = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/record.schema.json");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(&path).unwrap_or_default() == text,
+            "{} is not current; UPDATE_DOCS=1 cargo test -p upcalld writes it anew",
+            path.display()
+        );
+    }
+
+    #[test]
+    fn a_record_has_all_the_fields_of_the_schema_and_no_others() {
+        let schema = schema();
+        let record = json!({
+            "schema": SCHEMA, "version": VERSION, "id": "k3m9q0tz", "kind": "core", "time": "",
+            "node": "", "count": 1, "unknown": [], "process": Process::default(), "container": null,
+            "evidence": Evidence::default(), "verdict": Verdict::default(), "outcome": "done",
+            "reason": null, "message": null, "timings_us": Timings::default(),
+            "actions": [Action::new("run")], "core": Core::default(),
+        });
+        let record: Record = serde_json::from_value(record).unwrap();
+        let record = serde_json::to_value(record).unwrap();
+        let names = |object: &Map<String, Value>| -> Vec<String> {
+            let mut names: Vec<String> = object.keys().cloned().collect();
+            names.sort_unstable();
+            names
+        };
+        let properties = |schema: &Value| names(schema["properties"].as_object().unwrap());
+        assert_eq!(names(record.as_object().unwrap()), properties(&schema));
+        for (field, of) in [
+            ("/process", "Process"),
+            ("/evidence", "Evidence"),
+            ("/verdict", "Verdict"),
+            ("/timings_us", "Timings"),
+            ("/actions/0", "Action"),
+            ("/core", "Core"),
+        ] {
+            let found = record.pointer(field).unwrap().as_object().unwrap();
+            assert_eq!(names(found), properties(&schema["$defs"][of]), "{of}");
+        }
+        let outcomes = serde_json::to_string(&schema["$defs"]["Outcome"]).unwrap();
+        assert!(outcomes.contains("\"partial\""), "{outcomes}");
+    }
 }

@@ -154,6 +154,7 @@ impl Failure {
             ExplainError::NoProcess(_) | ExplainError::Ended(_) => {
                 "ps -e lists processes".to_owned()
             }
+            ExplainError::Unreadable { .. } => return Self::Odd(error.to_string()),
             ExplainError::Container(FindError::Ambiguous { .. }) => "use its id".to_owned(),
             ExplainError::Container(FindError::NotRunning(..)) => {
                 "start it, or explain one of its records: --record ID".to_owned()
@@ -323,16 +324,14 @@ fn meanwhile(context: &Context) -> String {
     if !standing.is_ok_and(|standing| standing.pattern.is_of(&context.hooks)) {
         return works.to_owned();
     }
-    match crate::status::spool(&context.spool()) {
-        Some(spool) if spool.cores == 1 => {
-            format!("nothing is lost meanwhile, 1 core is in the spool; {works}")
-        }
-        Some(spool) => format!(
-            "nothing is lost meanwhile, {} cores are in the spool; {works}",
-            spool.cores
-        ),
-        None => format!("nothing is lost meanwhile, the spool takes cores; {works}"),
-    }
+    let spool = crate::status::spool(&context.spool()).map(|spool| spool.cores);
+    let spool = match spool {
+        None => "the spool takes cores".to_owned(),
+        Some(0) => "the spool takes cores and is empty".to_owned(),
+        Some(1) => "1 core is in the spool".to_owned(),
+        Some(more) => format!("{more} cores are in the spool"),
+    };
+    format!("nothing is lost meanwhile, {spool}; {works}")
 }
 
 /// The user, as `ann (1000)`.

@@ -284,7 +284,10 @@ fn self_test_failed(
                 .to_owned(),
         ),
         (None, Problem::Silence { dumped: true }) => (
-            Some("the kernel started the shim, and upcalld recorded nothing".to_owned()),
+            Some(format!(
+                "the kernel started {}, and upcalld recorded nothing",
+                runnable(&context.libexec)
+            )),
             format!(
                 "journalctl -u upcalld -n 20; is {} this upcalld's?",
                 context.run.display()

@@ -139,8 +139,8 @@ impl State {
         state
     }
 
-    fn is_foreign(&self) -> bool {
-        self.daemon.core == "foreign"
+    fn has_bad_hook(&self) -> bool {
+        self.daemon.core == "foreign" || self.daemon.hook_file_problem.is_some()
     }
 
     fn has_mistakes(&self) -> bool {
@@ -153,7 +153,7 @@ impl State {
 
     /// How many things need the admin.
     fn needs(&self) -> usize {
-        let needs = [self.is_foreign(), self.has_mistakes(), self.has_spooled()];
+        let needs = [self.has_bad_hook(), self.has_mistakes(), self.has_spooled()];
         needs.into_iter().filter(|needs| *needs).count()
     }
 }
@@ -278,6 +278,14 @@ fn hook(state: &State, context: &Context) -> Vec<String> {
     let previous = previous.as_deref().unwrap_or("?");
     let checked = format::ago(format::timestamp(daemon.checked), look.now);
     match daemon.core.as_str() {
+        "ours" if daemon.hook_file_problem.is_some() => {
+            let problem = daemon.hook_file_problem.as_deref().unwrap_or_default();
+            let problem = upcall_config::text::printable(problem);
+            let text = format!("ours: pipe, and nobody knows what stood there before: {problem}");
+            let help = "help: put back by hand what stood there, as in: echo core > \
+                        /proc/sys/kernel/core_pattern; then install again";
+            vec![row("hooks", "core", true, &text, look), more(help)]
+        }
         "ours" => {
             let text = format!("ours: pipe   before us: {previous}   checked {checked}");
             vec![row("hooks", "core", false, &text, look)]
@@ -448,6 +456,7 @@ mod tests {
                 foreign_since: None,
                 checked: micros("2026-11-22T13:05:18Z"),
                 previous: Some("|/usr/lib/systemd/systemd-coredump %P %u".into()),
+                hook_file_problem: None,
                 keep_free: 2 << 30,
             },
             memory_bytes: Some(10_276_044),
@@ -497,6 +506,17 @@ mod tests {
         state.last_hour = None;
         (state.cores, state.spool, state.memory_bytes) = (None, None, None);
         assert_eq!(state.needs(), 0);
+        insta::assert_snapshot!(text(&state, &context(true)));
+    }
+
+    #[test]
+    fn a_hook_that_cannot_be_taken_out_needs_the_admin() {
+        let mut state = healthy();
+        let problem = "/etc/upcalld/hooks/core: there is no usable line `previous = …`";
+        state.daemon.hook_file_problem = Some(problem.into());
+        state.daemon.previous = None;
+        state.degraded = state.needs() > 0;
+        assert!(state.degraded);
         insta::assert_snapshot!(text(&state, &context(true)));
     }
 
