@@ -20,6 +20,7 @@ use upcall_config::decide::{Decision, Verdict, decide};
 use upcall_config::facts::{Facts, Reason};
 use upcall_config::rule::Policy;
 use upcall_config::settings::Settings;
+use upcall_config::text::unescape;
 use upcall_config::upcall::Upcall;
 use upcall_helpers::wire;
 
@@ -30,6 +31,7 @@ use crate::identify::core::CoreWords;
 use crate::identify::{self, Origin};
 use crate::intake::shim::{CoreCall, KernelPipe, Shim};
 use crate::launch::Launcher;
+use crate::linux::parse::CgroupLine;
 use crate::resolve::{Container, Resolution, Resolver};
 use crate::store::id;
 use crate::store::record::{self, Outcome, Process, Record};
@@ -358,6 +360,14 @@ impl Broker {
     /// Closes the records that a former daemon left open.
     pub fn close_former(&self) {
         self.records.take_unclosed(|record, reports, _| {
+            // Of its helper something may be left where the launcher was killed too.
+            if let Some(path) = record.process.cgroup.as_deref().and_then(unescape) {
+                let place = [CgroupLine {
+                    controllers: Vec::new(),
+                    path,
+                }];
+                self.launcher.end_helper(&record.id, &place);
+            }
             let record = draft::close_former(record, &reports);
             let result = self.records.write(
                 &record,

@@ -221,9 +221,10 @@ pub struct PodFacts {
 /// How far a container's init is from being the host's root; decides what a rule must allow before a helper enters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Confinement {
-    /// A user namespace of its own: root inside is nobody outside.
+    /// A user namespace of its own, without the host's uid 0 and gid 0: root inside is nobody outside.
     UserNamespace,
-    /// Shares the host's user namespace; root inside is root outside, with fewer capabilities.
+    /// Shares the host's user namespace, or has the host's root in its own: root inside is root outside, with fewer
+    /// capabilities.
     Capabilities,
     /// Shares the host's user namespace and holds a capability that is the host's root in all but name
     /// (`SYS_PTRACE`, `SYS_ADMIN`, `SYS_MODULE`, `SYS_RAWIO`, `BPF`, `DAC_READ_SEARCH`).

@@ -1,5 +1,7 @@
 //! Reports of launches, and what they make of the actions of a record.
 
+use std::sync::Arc;
+
 use nix::errno::Errno;
 use upcall_config::facts::Reason;
 use upcall_config::text::escape;
@@ -93,6 +95,7 @@ impl Work<'_> {
                 let wrong = if silent {
                     reason::ended(*status, false, &program)
                 } else {
+                    self.end_leftover(slot);
                     let message = format!("{program} ended without a word: {status:?}");
                     Some(Explained {
                         reason: Reason::HelperSignal,
@@ -117,6 +120,15 @@ impl Work<'_> {
             action.errno = Some(reason::name(errno));
         });
         wrong
+    }
+
+    /// A keeper that was killed leaves its helper's cgroup, and whoever is in it.
+    fn end_leftover(&self, slot: Slot) {
+        if let (Slot::Run, Some(container)) = (slot, &self.container) {
+            let place = container.leader.cgroups.clone();
+            let (launcher, id) = (Arc::clone(&self.broker.launcher), self.open.id().to_owned());
+            tokio::task::spawn_blocking(move || launcher.end_helper(&id, &place));
+        }
     }
 
     fn launcher_gone(&mut self, waiting: &[Slot], since: u64) -> Explained {

@@ -21,6 +21,7 @@ use upcall_helpers::wire::{EncodeError, Exec, FdRole, Launch, Report, Task};
 use crate::intake::shim::KernelPipe;
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::{SealError, SealedProgram};
+use crate::linux::parse::CgroupLine;
 use crate::linux::seqpacket::{self, Connection};
 use crate::resolve::Container;
 use crate::store::record::Action;
@@ -217,6 +218,11 @@ impl Launcher {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id.as_bytes());
+    }
+
+    /// Ends what is left of a record's helper whose keeper did not end it: everything in its cgroup, at or above `place`.
+    pub fn end_helper(&self, id: &str, place: &[CgroupLine]) {
+        self.cgroups.end_child(place, &format!("upcall-{id}"));
     }
 
     /// Starts a helper. `container` is where, for a plan whose place it is. Returns what the record says about it.

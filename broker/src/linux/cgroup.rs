@@ -11,7 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::poll::{PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::parse::CgroupLine;
 use super::procdir::ProcDir;
@@ -94,12 +97,50 @@ impl Cgroups {
         Ok(v1)
     }
 
+    /// Ends everything in the child `name` of a process's cgroup2 cgroup or of one above it, and takes the child away:
+    /// what is left of a helper whose keeper was killed. Waits a moment for those who end.
+    pub fn end_child(&self, place: &[CgroupLine], name: &str) {
+        let Some(line) = place.iter().find(|line| line.controllers.is_empty()) else {
+            return;
+        };
+        let mut path = line.path.as_slice();
+        loop {
+            if let Ok(parent) = directory(self.unified.as_fd(), path) {
+                end(&parent, name);
+            }
+            match path.iter().rposition(|byte| *byte == b'/') {
+                Some(end) if path.len() > 1 => path = path.get(..end.max(1)).unwrap_or(b"/"),
+                _ => return,
+            }
+        }
+    }
+
     /// A directory of our own in cgroup2, made if need be, for helpers that a container does not pay for.
     ///
     /// # Errors
     /// As mkdir(2).
     pub fn for_broker(&self) -> Result<OwnedFd, Errno> {
         self.unified(&self.own)
+    }
+}
+
+/// Ends everything in a child of this cgroup, if there is one, and removes it.
+fn end(parent: &OwnedFd, name: &str) {
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let Ok(kill) = openat(
+        parent,
+        format!("{name}/cgroup.kill").as_str(),
+        flags,
+        Mode::empty(),
+    ) else {
+        return;
+    };
+    for pause in [0_u8, 1, 5, 20, 100] {
+        let _ = nix::unistd::write(&kill, b"1");
+        let _ = poll(&mut [], PollTimeout::from(pause));
+        if unlinkat(parent, name, UnlinkatFlags::RemoveDir) != Err(Errno::EBUSY) {
+            return;
+        }
     }
 }
 

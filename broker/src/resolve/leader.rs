@@ -87,7 +87,14 @@ impl Leader {
     /// What stands between it and the host.
     pub fn confinement(&self, host: &NsSet) -> Confinement {
         if self.namespaces.id(Ns::User) != host.id(Ns::User) {
-            return Confinement::UserNamespace;
+            // A user namespace in which the host's root exists is no wall: its files are the host's root's. An init
+            // without one of its own could make one like that for itself.
+            let walled = self.uids.inside(0).is_none() && self.gids.inside(0).is_none();
+            return if walled {
+                Confinement::UserNamespace
+            } else {
+                Confinement::Capabilities
+            };
         }
         let held = self.status.permitted | self.status.effective;
         if held & HOST_ROOT == 0 {

@@ -51,7 +51,7 @@ impl HelperCgroup {
     }
 
     /// Ends every process in it and takes it away. Processes that were killed need a moment to leave; one that never
-    /// does (it sleeps uninterruptibly) leaves its empty-looking cgroup behind, which the daemon's next start removes.
+    /// does, because it sleeps uninterruptibly, leaves its cgroup behind.
     pub(crate) fn remove(self) {
         for pause in [0_u8, 1, 4, 20, 75, 200] {
             let _ = poll(&mut [], PollTimeout::from(pause));
