@@ -101,6 +101,10 @@ async fn serve(
         options.any_peer,
         stopping,
     ));
+    // Before anybody is told that we are there and may tell us something.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     info!(
         "upcalld {} serves {}",
         env!("CARGO_PKG_VERSION"),
@@ -108,9 +112,6 @@ async fn serve(
     );
     drop(sd_notify::notify(&[NotifyState::Ready]));
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
     let ended = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
