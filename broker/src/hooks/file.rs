@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::errno_name;
 use super::pattern::Pattern;
 use crate::linux::secure;
 
@@ -43,7 +44,7 @@ pub enum HookFileError {
         source: secure::OpenError,
     },
     /// It cannot be written or removed.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), errno_name(source))]
     Write {
         /// Which.
         path: PathBuf,

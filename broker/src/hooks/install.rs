@@ -7,6 +7,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::errno_name;
 use super::file::{CoreHook, HookFileError};
 use super::pattern::{Pattern, PatternError};
 use super::sysctl::{CoreSysctl, Lock, Standing, SysctlError};
@@ -204,7 +205,7 @@ fn check_program(path: &Path) -> Result<(), InstallError> {
         path: path.to_owned(),
         why,
     };
-    let meta = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
+    let meta = std::fs::metadata(path).map_err(|error| wrong(errno_name(&error)))?;
     if !meta.is_file() || meta.permissions().mode() & 0o111 == 0 {
         return Err(wrong("not a program".to_owned()));
     }

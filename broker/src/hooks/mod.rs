@@ -5,3 +5,9 @@ pub mod install;
 pub mod pattern;
 pub mod sysctl;
 pub mod watch;
+
+/// An error of the system's, by name: `ENOENT`.
+pub fn errno_name(error: &std::io::Error) -> String {
+    let errno = error.raw_os_error().map(nix::errno::Errno::from_raw);
+    errno.map_or_else(|| error.to_string(), |errno| format!("{errno:?}"))
+}

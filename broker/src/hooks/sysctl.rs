@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::errno_name;
 use super::pattern::Pattern;
 
 /// Where the two are.
@@ -30,7 +31,7 @@ pub struct Lock(#[expect(dead_code, reason = "closing it unlocks")] File);
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
     /// As open(2), read(2), write(2), flock(2).
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), errno_name(source))]
     Io {
         /// Which.
         path: PathBuf,

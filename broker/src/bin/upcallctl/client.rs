@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use upcalld::control::{Call, INTERFACE, Status};
+use upcalld::hooks::errno_name;
 
 /// How long an answer may take: longer than the daemon needs to look at 256 files or 10,000 containers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ fn unanswered(error: &std::io::Error) -> String {
     if is_late(error) {
         format!("upcalld did not answer within {} s", PATIENCE.as_secs())
     } else {
-        format!("control.sock: {error}")
+        format!("control.sock: {}", errno_name(error))
     }
 }
 

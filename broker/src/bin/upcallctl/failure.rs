@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use upcalld::explain::ExplainError;
 use upcalld::explain::find::FindError;
+use upcalld::hooks::errno_name;
 use upcalld::hooks::install::InstallError;
 use upcalld::hooks::sysctl::SysctlError;
 use upcalld::store::records::RecordError;
@@ -26,7 +27,7 @@ pub(crate) enum Failure {
     #[error("")]
     Closed,
     /// The answer cannot be printed.
-    #[error("standard output: {0}")]
+    #[error("standard output: {}", errno_name(.0))]
     Output(std::io::Error),
     /// The daemon does not run.
     #[error("upcalld does not run: {}: {errno:?}", socket.display())]
@@ -64,7 +65,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Records(RecordError),
     /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), errno_name(source))]
     File {
         /// Which.
         path: PathBuf,
