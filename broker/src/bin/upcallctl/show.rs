@@ -1,10 +1,8 @@
 //! `upcallctl show`: everything about one record.
 
-use upcall_config::field::Field;
 use upcall_config::text::printable;
-use upcalld::linux::capability;
 use upcalld::store::id;
-use upcalld::store::record::{Action, Container, Outcome, Record, Timings, TraceStep};
+use upcalld::store::record::{Container, Outcome, Record, Timings};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -14,11 +12,11 @@ use crate::output::{print, print_json};
 use crate::row;
 use crate::table::length;
 
+mod outcome;
+mod verdict;
+
 /// Where the text behind a heading begins.
 const INDENT: usize = 12;
-
-/// Namespaces in the order in which people expect them.
-const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, prefix: &str) -> Result<(), Failure> {
@@ -70,8 +68,8 @@ fn text(record: &Record, look: &Look) -> String {
     page.section("crash", crash(record));
     page.section("container", [container(record, look)]);
     page.section("evidence", evidence(record));
-    page.section("verdict", verdict(record, look));
-    page.section("outcome", outcome(record, look));
+    page.section("verdict", verdict::lines(record, look));
+    page.section("outcome", outcome::lines(record, look));
     page.section("time", time(&record.timings_us));
     page.text
 }
@@ -258,230 +256,6 @@ fn evidence(record: &Record) -> Vec<String> {
         lines.push(format!("unknown: {}", record.unknown.join(", ")));
     }
     lines
-}
-
-fn verdict(record: &Record, look: &Look) -> Vec<String> {
-    let verdict = &record.verdict;
-    if verdict.actions.iter().any(|action| action == "self_test") {
-        return vec!["none: no rule is asked about a self-test".to_owned()];
-    }
-    let misses: Vec<&TraceStep> = verdict
-        .trace
-        .iter()
-        .filter(|step| step.key.is_some())
-        .collect();
-    let cited = |file: &str, line: u32| format!("{}:{line}", printable(row::file_name(file)));
-    let widest = |width: &dyn Fn(&TraceStep) -> usize| {
-        misses.iter().map(|step| width(step)).max().unwrap_or(0)
-    };
-    let rule_name = verdict
-        .rule
-        .as_ref()
-        .map(|rule| cited(&rule.file, rule.line));
-    let rule_width = widest(&|step| length(&cited(&step.file, step.line)))
-        .max(rule_name.as_deref().map_or(0, length));
-    let key_width = widest(&|step| length(step.key.as_deref().unwrap_or_default()));
-    let is_width = widest(&|step| length(&is(step)));
-    let mut lines: Vec<String> = misses
-        .iter()
-        .map(|step| {
-            format!(
-                "{} {:rule_width$}  {:key_width$} is {:is_width$}  wants {}",
-                look.mark(&step.result),
-                cited(&step.file, step.line),
-                step.key.as_deref().unwrap_or_default(),
-                is(step),
-                wants(step),
-            )
-        })
-        .collect();
-    match (&verdict.rule, rule_name) {
-        (Some(rule), Some(cited)) => {
-            let name = rule.name.as_ref().map(|name| format!("\"{name}\""));
-            let denied = verdict.actions.iter().any(|action| action == "deny");
-            let denied = record
-                .message
-                .as_ref()
-                .filter(|_| denied)
-                .map(|reason| format!("deny, \"{reason}\""));
-            let text: Vec<String> = name.into_iter().chain(denied).collect();
-            let line = format!(
-                "{} {cited:rule_width$}  {}",
-                look.mark("yes"),
-                text.join(": ")
-            );
-            lines.push(line.trim_end().to_owned());
-        }
-        _ => lines.push("no rule matches: pass".to_owned()),
-    }
-    if let Some(host_only) = &verdict.host_only {
-        lines.push(format!(
-            "nothing may run in a container for it: {host_only}"
-        ));
-    }
-    lines
-}
-
-/// What was found. A record has values without quotes; what is text is known by its key.
-fn is(step: &TraceStep) -> String {
-    match (&step.is, step.result.as_str()) {
-        (Some(value), _) => quoted(step, value),
-        (None, "unknown") => "unknown".to_owned(),
-        (None, _) => "none".to_owned(),
-    }
-}
-
-fn wants(step: &TraceStep) -> String {
-    match step.wants.as_slice() {
-        [] => "any".to_owned(),
-        [one] => quoted(step, one),
-        more => {
-            let more: Vec<String> = more.iter().map(|value| quoted(step, value)).collect();
-            format!("one of {}", more.join(", "))
-        }
-    }
-}
-
-fn quoted(step: &TraceStep, value: &str) -> String {
-    let words = [
-        Field::ProcessUid,
-        Field::ProcessKernelThread,
-        Field::Container,
-        Field::ContainerOwner,
-        Field::Pod,
-        Field::CoreSignal,
-        Field::CoreDumpable,
-    ];
-    let key = step.key.as_deref().unwrap_or_default();
-    if words.iter().any(|field| field.key() == key) {
-        value.to_owned()
-    } else {
-        format!("\"{value}\"")
-    }
-}
-
-fn outcome(record: &Record, look: &Look) -> Vec<String> {
-    let mut lines = Vec::new();
-    let width = record.actions.iter().map(|action| action.action.len());
-    let width = width.max().unwrap_or(0).max(5);
-    for action in &record.actions {
-        let mark = look.mark(match action.outcome {
-            Outcome::Done => "yes",
-            Outcome::Open => "unknown",
-            Outcome::Partial
-            | Outcome::Failed
-            | Outcome::Refused
-            | Outcome::Lost
-            | Outcome::Missed => "no",
-        });
-        lines.push(format!(
-            "{:width$}  {mark} {}",
-            action.action,
-            ended(action)
-        ));
-        let indent = " ".repeat(width + 2 + look.mark_width() + 1);
-        lines.extend(whereabouts(action).map(|line| format!("{indent}{line}")));
-    }
-    let told = record
-        .actions
-        .iter()
-        .any(|action| action.message == record.message);
-    let denied = record.reason.as_deref() == Some("rule");
-    if let Some(message) = record.message.as_ref().filter(|_| !told && !denied) {
-        let reason = record.reason.as_ref();
-        lines.push(reason.map_or_else(|| message.clone(), |reason| format!("{reason}: {message}")));
-    }
-    if lines.is_empty() {
-        lines.push(if record.outcome == Outcome::Refused {
-            "nothing was read; the dump has ended".to_owned()
-        } else {
-            record.outcome.as_str().to_owned()
-        });
-    }
-    lines
-}
-
-/// What an action came to, in a sentence.
-fn ended(action: &Action) -> String {
-    let mut parts = Vec::new();
-    if let Some(argv) = &action.argv {
-        parts.push(argv.join(" "));
-    }
-    let bad = matches!(
-        action.outcome,
-        Outcome::Failed | Outcome::Refused | Outcome::Partial
-    );
-    if let Some(reason) = action.reason.as_ref().filter(|_| bad) {
-        let message = action.message.as_deref().unwrap_or_default();
-        parts.push(format!("{reason}: {message}"));
-    }
-    let after = action.duration_us.map(format::duration);
-    let after = after.map_or_else(String::new, |after| format!(" after {after}"));
-    if let Some(signal) = &action.signal {
-        parts.push(format!("killed by {signal}{after}"));
-    } else if let Some(code) = action.exit_code {
-        let said = action
-            .output
-            .as_ref()
-            .map(|said| format!(", said \"{said}\""));
-        parts.push(format!("exit {code}{after}{}", said.unwrap_or_default()));
-    }
-    if let Some(stored) = action.stored_bytes.filter(|stored| *stored > 0) {
-        let size = action.size_bytes.unwrap_or(stored);
-        let size = if size == stored {
-            format::size(size)
-        } else {
-            format!("{} as {}", format::size(size), format::size(stored))
-        };
-        let truncated = match action.truncated {
-            Some(true) => "kept, truncated",
-            _ => "kept",
-        };
-        let path = action
-            .path
-            .as_ref()
-            .map(|path| format!(": {}", printable(path)));
-        parts.push(format!(
-            "{truncated}, {size}, root only{}",
-            path.unwrap_or_default()
-        ));
-    }
-    if parts.is_empty() {
-        parts.push(action.outcome.as_str().to_owned());
-    }
-    parts.join(": ")
-}
-
-/// Where a program ran, and as whom.
-fn whereabouts(action: &Action) -> impl Iterator<Item = String> {
-    let namespaces = action.namespaces.as_ref().map(|found| {
-        let shown = NAMESPACES
-            .iter()
-            .filter_map(|name| Some(format!("{name} {}", found.get(*name)?)));
-        let shown: Vec<String> = shown.collect();
-        format!("in {}", shown.join(" "))
-    });
-    let user = action.uid.map(|uid| {
-        let outside = format!("{uid}:{}", number(action.gid));
-        let ids = match action.uid_inside {
-            Some(inside) => format!("{inside}:{} ({outside} outside)", number(action.gid_inside)),
-            None => outside,
-        };
-        let capabilities = action
-            .capabilities
-            .as_ref()
-            .map(|held| format!(", {} of {} capabilities", held.len(), capability::COUNT));
-        let cgroup = action
-            .cgroup
-            .as_ref()
-            .map(|path| format!(", cgroup {}", printable(path)));
-        format!(
-            "as {ids}{}{}",
-            capabilities.unwrap_or_default(),
-            cgroup.unwrap_or_default()
-        )
-    });
-    namespaces.into_iter().chain(user)
 }
 
 fn time(timings: &Timings) -> Option<String> {

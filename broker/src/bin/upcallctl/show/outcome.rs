@@ -1,0 +1,137 @@
+//! What became of the actions of a record.
+
+use upcall_config::text::printable;
+use upcalld::linux::capability;
+use upcalld::store::record::{Action, Outcome, Record};
+
+use super::number;
+use crate::format;
+use crate::look::Look;
+
+/// Namespaces in the order in which people expect them.
+const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
+
+/// What was done, where and as whom, and how it ended.
+pub(super) fn lines(record: &Record, look: &Look) -> Vec<String> {
+    let mut lines = Vec::new();
+    let width = record.actions.iter().map(|action| action.action.len());
+    let width = width.max().unwrap_or(0).max(5);
+    for action in &record.actions {
+        let mark = look.mark(match action.outcome {
+            Outcome::Done => "yes",
+            Outcome::Open => "unknown",
+            Outcome::Partial
+            | Outcome::Failed
+            | Outcome::Refused
+            | Outcome::Lost
+            | Outcome::Missed => "no",
+        });
+        lines.push(format!(
+            "{:width$}  {mark} {}",
+            action.action,
+            ended(action)
+        ));
+        let indent = " ".repeat(width + 2 + look.mark_width() + 1);
+        lines.extend(whereabouts(action).map(|line| format!("{indent}{line}")));
+    }
+    let told = record
+        .actions
+        .iter()
+        .any(|action| action.message == record.message);
+    let denied = record.reason.as_deref() == Some("rule");
+    if let Some(message) = record.message.as_ref().filter(|_| !told && !denied) {
+        let reason = record.reason.as_ref();
+        lines.push(reason.map_or_else(|| message.clone(), |reason| format!("{reason}: {message}")));
+    }
+    if lines.is_empty() {
+        lines.push(if record.outcome == Outcome::Refused {
+            "nothing was read; the dump has ended".to_owned()
+        } else {
+            record.outcome.as_str().to_owned()
+        });
+    }
+    lines
+}
+
+/// What an action came to, in a sentence.
+fn ended(action: &Action) -> String {
+    let mut parts = Vec::new();
+    if let Some(argv) = &action.argv {
+        parts.push(argv.join(" "));
+    }
+    let bad = matches!(
+        action.outcome,
+        Outcome::Failed | Outcome::Refused | Outcome::Partial
+    );
+    if let Some(reason) = action.reason.as_ref().filter(|_| bad) {
+        let message = action.message.as_deref().unwrap_or_default();
+        parts.push(format!("{reason}: {message}"));
+    }
+    let after = action.duration_us.map(format::duration);
+    let after = after.map_or_else(String::new, |after| format!(" after {after}"));
+    if let Some(signal) = &action.signal {
+        parts.push(format!("killed by {signal}{after}"));
+    } else if let Some(code) = action.exit_code {
+        let said = action
+            .output
+            .as_ref()
+            .map(|said| format!(", said \"{said}\""));
+        parts.push(format!("exit {code}{after}{}", said.unwrap_or_default()));
+    }
+    if let Some(stored) = action.stored_bytes.filter(|stored| *stored > 0) {
+        let size = action.size_bytes.unwrap_or(stored);
+        let size = if size == stored {
+            format::size(size)
+        } else {
+            format!("{} as {}", format::size(size), format::size(stored))
+        };
+        let truncated = match action.truncated {
+            Some(true) => "kept, truncated",
+            _ => "kept",
+        };
+        let path = action
+            .path
+            .as_ref()
+            .map(|path| format!(": {}", printable(path)));
+        parts.push(format!(
+            "{truncated}, {size}, root only{}",
+            path.unwrap_or_default()
+        ));
+    }
+    if parts.is_empty() {
+        parts.push(action.outcome.as_str().to_owned());
+    }
+    parts.join(": ")
+}
+
+/// Where a program ran, and as whom.
+fn whereabouts(action: &Action) -> impl Iterator<Item = String> {
+    let namespaces = action.namespaces.as_ref().map(|found| {
+        let shown = NAMESPACES
+            .iter()
+            .filter_map(|name| Some(format!("{name} {}", found.get(*name)?)));
+        let shown: Vec<String> = shown.collect();
+        format!("in {}", shown.join(" "))
+    });
+    let user = action.uid.map(|uid| {
+        let outside = format!("{uid}:{}", number(action.gid));
+        let ids = match action.uid_inside {
+            Some(inside) => format!("{inside}:{} ({outside} outside)", number(action.gid_inside)),
+            None => outside,
+        };
+        let capabilities = action
+            .capabilities
+            .as_ref()
+            .map(|held| format!(", {} of {} capabilities", held.len(), capability::COUNT));
+        let cgroup = action
+            .cgroup
+            .as_ref()
+            .map(|path| format!(", cgroup {}", printable(path)));
+        format!(
+            "as {ids}{}{}",
+            capabilities.unwrap_or_default(),
+            cgroup.unwrap_or_default()
+        )
+    });
+    namespaces.into_iter().chain(user)
+}
