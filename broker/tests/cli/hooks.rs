@@ -1,6 +1,7 @@
-//! `install` and `uninstall`, over files in the place of the kernel's settings. What stands in the kernel is not looked
-//! at: a child of the self-test dies as the machine has it, without leaving a core.
+//! `install` and `uninstall`, over files in the place of the kernel's settings. What stands in the kernel itself is left
+//! alone; but a child of the self-test really crashes, and who borrows the kernel's own hook for a test shall not get it.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +43,13 @@ fn recorded(expected: &Mutex<u64>) -> Value {
             return json!({ "parameters": { "record": record }, "continues": true });
         }
     }
+}
+
+/// Waits until nobody has borrowed the kernel's own hook for a test of his.
+fn crashes_are_nobodys() -> File {
+    let lock = File::create("/run/upcalld-host-hooks.lock").unwrap();
+    lock.lock().unwrap();
+    lock
 }
 
 fn kernel(bench: &Bench) -> (String, String) {
@@ -96,6 +104,7 @@ fn without_a_daemon_nothing_is_installed_unless_nothing_is_tried() {
 #[test]
 fn a_hook_that_is_recorded_stays() {
     let Some(bench) = shim_bench() else { return };
+    let _lock = crashes_are_nobodys();
     let daemon = daemon(&bench, true, "ours");
     let said = bench.run(&["install", "core"]);
     assert_eq!((said.status, said.err.as_str()), (0, ""), "{said:?}");
@@ -125,6 +134,7 @@ fn a_hook_that_is_recorded_stays() {
 fn a_hook_that_is_not_recorded_goes_out_again() {
     let Some(bench) = shim_bench() else { return };
     bench.write("k/core_pattern", "|/usr/bin/handler %p\n");
+    let _lock = crashes_are_nobodys();
     let _daemon = daemon(&bench, false, "ours");
     let said = bench.run(&["install", "core"]);
     assert_eq!(said.status, 6, "{said:?}");
@@ -141,6 +151,7 @@ fn a_hook_that_is_not_recorded_goes_out_again() {
 #[test]
 fn a_daemon_that_looks_elsewhere_is_found_out() {
     let Some(bench) = shim_bench() else { return };
+    let _lock = crashes_are_nobodys();
     let _daemon = daemon(&bench, true, "not_installed");
     let said = bench.run(&["install", "core"]);
     assert_eq!(said.status, 6, "{said:?}");
