@@ -1,9 +1,11 @@
 //! A running container, seen from the host: its processes, its init, its end.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::command::{command, run, run_logged, until};
@@ -40,6 +42,8 @@ pub struct Container {
     id: String,
     root: Rootfs,
     init: u32,
+    /// Processes that are left to us when who started them has ended.
+    orphans: std::sync::Mutex<Vec<u32>>,
 }
 
 impl Container {
@@ -50,6 +54,7 @@ impl Container {
             id,
             root,
             init: 0,
+            orphans: std::sync::Mutex::default(),
         }
     }
 
@@ -62,6 +67,7 @@ impl Container {
     /// Takes its init; `waits` where that is our own, which is waited for.
     pub(crate) fn with_init(mut self, pid: u32, waiting: bool) -> Result<Self> {
         self.init = pid;
+        self.orphan(pid);
         if waiting {
             until(PATIENCE, "a container's init", || waits(pid).then_some(()))?;
         }
@@ -138,7 +144,25 @@ impl Container {
         exec.arg(format!("--user={uid}:{uid}"));
         exec.arg(&self.id).args(words);
         run_logged(&mut exec, &directory.join("exec-log"))?;
-        crate::runc::pid(&pid_file)
+        let pid = crate::runc::pid(&pid_file)?;
+        self.orphan(pid);
+        Ok(pid)
+    }
+
+    /// Notes a process that is ours to reap.
+    pub(crate) fn orphan(&self, pid: u32) {
+        self.orphans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(pid);
+    }
+
+    /// Reaps what was left to us: until then its runtime waits for it to go, and so does its cgroup.
+    fn reap(&self) {
+        let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        orphans.retain(|pid| {
+            waitpid(pid_of(*pid), Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
+        });
     }
 
     /// Has its init start a child that waits to crash; the host's pid of it.
@@ -211,9 +235,20 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let remove = || match self.runtime {
-            Runtime::Runc => run(command("runc").args(["delete", "--force", &self.id])).map(drop),
-            Runtime::Podman => crate::podman::remove(&self.name),
+        let _ = kill(pid_of(self.init), Signal::SIGKILL);
+        let patience = Duration::from_millis(100);
+        drop(until(patience, "its init's end", || {
+            self.reap();
+            (!runs(self.init)).then_some(())
+        }));
+        let remove = || {
+            self.reap();
+            match self.runtime {
+                Runtime::Runc => {
+                    run(command("runc").args(["delete", "--force", &self.id])).map(drop)
+                }
+                Runtime::Podman => crate::podman::remove(&self.name),
+            }
         };
         // podman's own clean-up after a container's end may be at work; it is tried again.
         drop(until(Duration::from_secs(3), "a removal", || remove().ok()));

@@ -172,9 +172,8 @@ impl Daemon {
             "upcalld ended with {status}: {}",
             self.log()
         );
-        let launcher = Path::new("/proc").join(self.launcher.to_string());
         until(PATIENCE, "the launcher's end", || {
-            (!launcher.exists()).then_some(())
+            (!runs(self.launcher)).then_some(())
         })?;
         left_nothing(sandbox)
     }

@@ -97,8 +97,11 @@ impl Podman {
         let started = run(start.arg("/init"));
         let container = Container::new(Runtime::Podman, name.clone(), name.clone(), root);
         let id = started?.trim().to_owned();
-        let pid = run(&mut podman(["inspect", "--format={{.State.Pid}}", &name]))?;
-        container.with_id(id).with_init(pid.trim().parse()?, true)
+        let format = "--format={{.State.Pid}} {{.State.ConmonPid}}";
+        let pids = run(&mut podman(["inspect", format, &name]))?;
+        let (pid, conmon) = pids.trim().split_once(' ').context("podman inspect")?;
+        container.orphan(conmon.parse()?);
+        container.with_id(id).with_init(pid.parse()?, true)
     }
 }
 

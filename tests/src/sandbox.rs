@@ -50,6 +50,8 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::new`]; it is in use.
     pub fn at(root: PathBuf, programs: Programs) -> Result<Self> {
+        // What containers' runtimes leave behind is left to us and not to an init that may take its time.
+        nix::sys::prctl::set_child_subreaper(true)?;
         // The lock is outside of the mount, so that whoever sweeps can try it.
         let lock = File::create(lock_of(&root))?;
         ensure!(lock.try_lock().is_ok(), "{} is in use", root.display());

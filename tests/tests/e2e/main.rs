@@ -4,6 +4,12 @@
 //! `make check-host` only.
 
 #[cfg(test)]
+mod ns_limits;
+#[cfg(test)]
 mod ns_pipeline;
 #[cfg(test)]
 mod ns_profile;
+#[cfg(test)]
+mod ns_rules;
+#[cfg(test)]
+mod scene;

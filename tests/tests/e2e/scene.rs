@@ -1,0 +1,87 @@
+//! What most tests start with: a sandbox, rules, a daemon.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Result;
+use upcall_e2e::daemon::Daemon;
+use upcall_e2e::kernel_like::{CoreDump, Ended};
+use upcall_e2e::rootfs::Rootfs;
+use upcall_e2e::sandbox::Sandbox;
+use upcalld::store::record::Record;
+
+/// A sandbox with a running daemon.
+pub(crate) struct Scene {
+    // The daemon goes first: it works in the sandbox.
+    pub(crate) daemon: Daemon,
+    pub(crate) sandbox: Sandbox,
+}
+
+impl Scene {
+    /// With these rules; `@` is the sandbox's own directory.
+    pub(crate) fn new(rules: &str) -> Result<Self> {
+        let sandbox = Sandbox::new()?;
+        sandbox.rules(rules)?;
+        let daemon = Daemon::start(&sandbox)?;
+        Ok(Self { daemon, sandbox })
+    }
+
+    /// Dumps a core and waits for its record.
+    pub(crate) fn dump(&self, dump: &CoreDump) -> Result<(Record, Ended)> {
+        let before = self.ids();
+        let ended = dump.dump(&self.sandbox)?;
+        let record = self
+            .daemon
+            .records()
+            .wait("this dump", |r| !before.contains(&r.id))?;
+        Ok((record, ended))
+    }
+
+    /// Ids of the records that there are.
+    pub(crate) fn ids(&self) -> BTreeSet<String> {
+        self.daemon
+            .records()
+            .all()
+            .into_iter()
+            .map(|record| record.id)
+            .collect()
+    }
+
+    /// Waits until there are so many records.
+    pub(crate) fn records(&self, count: usize, patience: Duration) -> Result<Vec<Record>> {
+        let records = self.daemon.records();
+        let what = format!("{count} records");
+        upcall_e2e::command::until(patience, &what, || {
+            let all = records.all();
+            (all.len() >= count).then_some(all)
+        })
+    }
+
+    /// The core that a record says is kept.
+    pub(crate) fn kept(&self, record: &Record) -> Result<Vec<u8>> {
+        Ok(std::fs::read(
+            self.sandbox
+                .state()
+                .join(format!("cores/{}.core", record.id)),
+        )?)
+    }
+
+    /// Ends the daemon, which leaves nothing behind.
+    pub(crate) fn end(self) -> Result<()> {
+        self.daemon.stop(&self.sandbox)
+    }
+}
+
+/// Puts a script into a container's root.
+pub(crate) fn script(path: &'static str, text: &str) -> impl FnOnce(&Rootfs) -> Result<()> + use<> {
+    let text = format!("#!/bin/sh\n{text}\n");
+    move |root| root.file(path, text, 0o755)
+}
+
+/// A rule that runs a program of a runc container, with these further lines.
+pub(crate) fn run_rule(command: &str, more: &str) -> String {
+    format!(
+        "[[rule]]\nupcall = \"core\"\nmatch.container = {{ runtime = \"runc\" }}\n\
+         run = {{ in = \"container\", command = [{command}], timeout = \"1s\" }}\n{more}\n"
+    )
+}
