@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as WaitIdStatus, waitid};
 use nix::unistd::pipe2;
 use upcall_helpers::sys::{self, CLONE_CLEAR_SIGHAND, Fork};
 use upcall_helpers::wire::{Enter, Event, FdRole, Launch, Place, Stage, WaitStatus};
@@ -90,6 +90,7 @@ pub(crate) fn keep(
             stage: failure.stage,
             errno: failure.errno as u32,
         });
+        reap_children();
     }
     sys::exit(0)
 }
@@ -262,6 +263,21 @@ impl Keeper<'_> {
             }
         }
         None
+    }
+}
+
+/// Reaps what did not become a helper. Left to the host's init, which may take its time, it would keep the init of its
+/// pid namespace from ending for as long (pid_namespaces(7)).
+fn reap_children() {
+    for pause in [0_u8, 1, 4, 20, 75, 200] {
+        let _ = poll(&mut [], PollTimeout::from(pause));
+        loop {
+            match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+                Ok(WaitIdStatus::StillAlive) => break,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return, // ECHILD: none is left
+            }
+        }
     }
 }
 
