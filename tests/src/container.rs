@@ -235,7 +235,10 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = kill(pid_of(self.init), Signal::SIGKILL);
+        // It may never have had one, and 0 is everybody's.
+        if self.init != 0 {
+            let _ = kill(pid_of(self.init), Signal::SIGKILL);
+        }
         let patience = Duration::from_millis(100);
         drop(until(patience, "its init's end", || {
             self.reap();
@@ -277,9 +280,13 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Whether a process is there and has not ended: some inits take their time to reap what is left to them.
+/// Whether a process is there and has not ended: whoever is to reap it may take his time.
 pub fn runs(pid: u32) -> bool {
-    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !"ZX".contains(state))
 }
 
 /// Whether a process sleeps with SIGUSR1 blocked, as `crash-me --wait` does.

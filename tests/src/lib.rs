@@ -28,6 +28,8 @@ pub mod programs;
 #[cfg(feature = "harness")]
 pub mod records;
 #[cfg(feature = "harness")]
+pub mod registered;
+#[cfg(feature = "harness")]
 pub mod rootfs;
 #[cfg(feature = "harness")]
 pub mod runc;

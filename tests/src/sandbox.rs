@@ -176,11 +176,12 @@ impl Sandbox {
         )?)
     }
 
-    /// Writes the settings; the floor of free space is not the machine's business here.
+    /// Writes the settings, `@` as in rules; the floor of free space is not the machine's business here.
     ///
     /// # Errors
     /// As open(2), write(2).
     pub fn settings(&self, text: &str) -> Result<()> {
+        let text = text.replace('@', self.root());
         let text = format!("store.keep_free = 0\n{text}\n");
         Ok(std::fs::write(self.path("config/upcalld.toml"), text)?)
     }

@@ -4,6 +4,8 @@
 //! `make check-host` only.
 
 #[cfg(test)]
+mod ns_helpers;
+#[cfg(test)]
 mod ns_limits;
 #[cfg(test)]
 mod ns_pipeline;

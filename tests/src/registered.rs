@@ -1,0 +1,120 @@
+//! A container that no runtime made: namespaces of an unprivileged user, registered in root's own state by hand. For
+//! what runc refuses to make, as a user namespace without a uid 0.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::command::{command, until};
+use crate::container::{children, waits};
+use crate::daemon::cgroup2;
+use crate::rootfs::Rootfs;
+use crate::sandbox::Sandbox;
+
+/// The host's id that owns it.
+pub const OWNER: u32 = 301_000;
+
+/// Its one id, inside.
+pub const INSIDE: u32 = 1000;
+
+/// A registered container; ended when dropped.
+#[derive(Debug)]
+pub struct Registered {
+    unshare: Child,
+    init: u32,
+    cgroup: PathBuf,
+    root: Rootfs,
+}
+
+impl Registered {
+    /// What `upcalld.toml` has to say, so that containers registered here are looked for.
+    pub const SETTINGS: &str = "runtimes.runc = [\"@/runc\"]";
+
+    /// Starts and registers one.
+    ///
+    /// # Errors
+    /// unshare fails; there is no cgroup2.
+    pub fn start(sandbox: &Sandbox, name: &str) -> Result<Self> {
+        let id = format!("{}-{name}", sandbox.tag());
+        let root = Rootfs::create(sandbox, sandbox.path("bundles").join(name))?;
+        let mut unshare = command("unshare");
+        unshare.args([
+            "--user", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork",
+        ]);
+        unshare.args(["--kill-child", "--wd=/"]);
+        unshare
+            .arg(format!("--map-user={INSIDE}"))
+            .arg(format!("--map-group={INSIDE}"));
+        unshare.arg("--root").arg(root.path()).arg("/init");
+        unshare.uid(OWNER).gid(OWNER).current_dir("/").env_clear();
+        unshare.stdin(Stdio::null()).stdout(Stdio::null());
+        let unshare = unshare.spawn()?;
+        let init = until(Duration::from_secs(5), "unshare's child", || {
+            children(unshare.id())
+                .first()
+                .copied()
+                .filter(|pid| waits(*pid))
+        });
+        let cgroup = cgroup2().context("cgroup2 is not mounted")?.join(&id);
+        let registered = Self {
+            unshare,
+            init: init?,
+            cgroup,
+            root,
+        };
+        registered.register(sandbox, &id)?;
+        Ok(registered)
+    }
+
+    fn register(&self, sandbox: &Sandbox, id: &str) -> Result<()> {
+        std::fs::create_dir(&self.cgroup)?;
+        std::fs::write(self.cgroup.join("cgroup.procs"), self.init.to_string())?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.init))?;
+        let fields = stat.rsplit_once(") ").context("/proc/PID/stat")?.1;
+        let start: u64 = fields.split(' ').nth(19).context("a start time")?.parse()?;
+        let directory = sandbox.path("runc").join(id);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&directory)?;
+        let state = json!({
+            "id": id,
+            "init_process_pid": self.init,
+            "init_process_start": start,
+            "cgroup_paths": { "": self.cgroup },
+            "config": { "labels": [] },
+        });
+        Ok(std::fs::write(
+            directory.join("state.json"),
+            state.to_string(),
+        )?)
+    }
+
+    /// The host's pid of its init.
+    pub fn init(&self) -> u32 {
+        self.init
+    }
+
+    /// Its root, as the host sees it.
+    pub fn root(&self) -> &Rootfs {
+        &self.root
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        drop(self.unshare.kill());
+        drop(self.unshare.wait());
+        let cgroup = &self.cgroup;
+        drop(std::fs::write(cgroup.join("cgroup.kill"), "1"));
+        drop(until(Duration::from_secs(2), "its cgroup's end", || {
+            std::fs::remove_dir(cgroup).ok()
+        }));
+    }
+}
