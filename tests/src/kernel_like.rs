@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub struct CoreDump {
     words: Vec<(&'static str, Vec<u8>)>,
     pid: u32,
     core: Vec<u8>,
-    pidfd: bool,
+    pidfd: Option<Arc<OwnedFd>>,
 }
 
 /// A shim that was started, and the core that is written to it.
@@ -79,7 +80,7 @@ impl CoreDump {
             words,
             pid,
             core: core(256 * 1024, pid),
-            pidfd: true,
+            pidfd: Some(Arc::new(upcall_helpers::sys::pidfd_open(pid)?)),
         })
     }
 
@@ -104,7 +105,7 @@ impl CoreDump {
     /// On a kernel that knows no `%F`.
     #[must_use]
     pub fn without_pidfd(mut self) -> Self {
-        self.pidfd = false;
+        self.pidfd = None;
         self.word("%F", "")
     }
 
@@ -120,11 +121,6 @@ impl CoreDump {
     /// As pipe(2), posix_spawn(3).
     pub fn start(&self, sandbox: &Sandbox) -> Result<Started> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-        let pidfd: Option<OwnedFd> = if self.pidfd {
-            Some(upcall_helpers::sys::pidfd_open(self.pid)?)
-        } else {
-            None
-        };
         let program = sandbox.libexec().join("core");
         let hooks = format!("--hooks={}", sandbox.hooks().display());
         let mut argv = vec![word(program.as_os_str())?, CString::new(hooks)?];
@@ -137,7 +133,7 @@ impl CoreDump {
         actions.add_dup2(read.as_raw_fd(), 0)?;
         actions.add_close(1)?;
         actions.add_close(2)?;
-        if let Some(pidfd) = &pidfd {
+        if let Some(pidfd) = &self.pidfd {
             actions.add_dup2(pidfd.as_raw_fd(), PIDFD)?;
         }
         let attributes = PosixSpawnAttr::init()?;

@@ -4,6 +4,10 @@
 //! `make check-host` only.
 
 #[cfg(test)]
+mod ns_containers;
+#[cfg(test)]
+mod ns_daemon;
+#[cfg(test)]
 mod ns_helpers;
 #[cfg(test)]
 mod ns_limits;
