@@ -28,8 +28,8 @@ use crate::admit::{Admit, Refused, Tenant};
 use crate::hooks::file::CoreHook;
 use crate::hooks::pattern::Pattern;
 use crate::identify::core::CoreWords;
-use crate::identify::{self, Origin};
-use crate::intake::shim::{CoreCall, KernelPipe, Shim};
+use crate::identify::{self, Lost, Origin};
+use crate::intake::shim::{CoreCall, KernelPipe, Late, Shim};
 use crate::launch::Launcher;
 use crate::linux::parse::CgroupLine;
 use crate::resolve::{Container, Resolution, Resolver};
@@ -211,6 +211,24 @@ impl Broker {
         self.told(record, result);
         leftover.gone(&self.launcher).await;
         drop(ticket);
+    }
+
+    /// Records a core dump that we were too late for.
+    pub fn late(&self, late: &Late) {
+        let Ok(mut draft) = Draft::new(&self.node) else {
+            return warn!("a core dump that came too late has no record");
+        };
+        let lost = Lost {
+            why: "the shim had ended when its request was read".to_owned(),
+            facts: late.words.facts(),
+        };
+        let resolution = Resolution::default();
+        let facts = facts::core(&late.words, Err(&lost), &resolution);
+        draft.describe(&late.words, Err(&lost), &resolution, &facts);
+        draft.late(late.kept);
+        let (record, micros) = draft.finish();
+        let result = self.records.write(&record, micros);
+        self.told(record, result);
     }
 
     /// Identifies, resolves, decides: everything that changes nothing.

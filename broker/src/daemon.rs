@@ -24,7 +24,7 @@ use upcall_config::settings::Settings;
 use crate::broker::{Broker, Places};
 use crate::control::{self, Control};
 use crate::hooks::watch::HookWatch;
-use crate::intake;
+use crate::intake::{self, shim::IntakeError};
 use crate::launch::{Launcher, Process};
 use crate::linux::memfd::SealedProgram;
 use crate::linux::seqpacket::Listener;
@@ -229,6 +229,7 @@ async fn accept(
                 handled.spawn(async move {
                     match intake::shim::take(connection, broker.resolver().host(), any_peer).await {
                         Ok(call) => broker.core(call).await,
+                        Err(IntakeError::Late(late)) => broker.late(&late),
                         Err(error) => warn!("not taken: {error}"),
                     }
                 });

@@ -168,6 +168,21 @@ impl Draft {
         self.record.message = Some(message.to_owned());
     }
 
+    /// The shim was not answered in time, and did without us.
+    pub(super) fn late(&mut self, kept: bool) {
+        let (outcome, what) = if kept {
+            (
+                Outcome::Failed,
+                "the shim tried to keep the core in the spool",
+            )
+        } else {
+            (Outcome::Lost, "the shim was ended and nobody has the core")
+        };
+        self.record.outcome = outcome;
+        self.record.reason = Some(Reason::Late.to_string());
+        self.record.message = Some(format!("the shim's deadline was over; {what}"));
+    }
+
     /// The self-test of the hook: nothing is kept.
     pub(super) fn self_tested(&mut self) {
         self.record.outcome = Outcome::Done;

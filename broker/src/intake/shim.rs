@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use upcall_helpers::wire::{DecodeError, Hook, Request, RequestFd, Verdict};
 
 use crate::identify::core::{CoreWords, WordsError};
@@ -77,6 +78,19 @@ pub enum IntakeError {
     /// Not our words.
     #[error(transparent)]
     Words(#[from] WordsError),
+    /// The shim's deadline was over before its request was read: there is nothing left to do but to say so.
+    #[error("the shim has done without us")]
+    Late(Box<Late>),
+}
+
+/// A request whose shim has ended. Who sent it cannot be known any more, only that it was root; so nothing is done for
+/// it, and what it says is only told.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Late {
+    /// The kernel's words.
+    pub words: CoreWords,
+    /// Whether the shim took the claim, and with it the core.
+    pub kept: bool,
 }
 
 impl Shim {
@@ -99,8 +113,14 @@ pub async fn take(
     host: &NsSet,
     any_peer: bool,
 ) -> Result<CoreCall, IntakeError> {
-    let peer = connection.peer().map_err(IntakeError::Peer)?;
-    let started_ticks = check_peer(&peer, host, any_peer)?;
+    let checked = connection
+        .peer()
+        .map_err(IntakeError::Peer)
+        .and_then(|peer| check_peer(&peer, host, any_peer));
+    let started_ticks = match checked {
+        Err(IntakeError::Peer(Errno::ESRCH | Errno::ENOENT)) if connection.is_roots() => None,
+        checked => Some(checked?),
+    };
     let received = connection.receive_within(PATIENCE).await?;
     let request = Request::decode(&received.record, received.fds.len())?;
     let Hook::Core = request.hook;
@@ -112,11 +132,19 @@ pub async fn take(
             RequestFd::Pidfd => pidfd = Some(fd),
         }
     }
+    let words = CoreWords::new(request.argv)?;
+    let claim = claim.ok_or(IntakeError::Incomplete("a claim"))?;
+    let Some(started_ticks) = started_ticks else {
+        // Whoever sent it may have sent anything; it must not make us wait.
+        let polled = fcntl(&claim, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        let kept = polled.is_err() || nix::unistd::read(&claim, &mut [0; 8]).is_err();
+        return Err(IntakeError::Late(Box::new(Late { words, kept })));
+    };
     Ok(CoreCall {
-        words: CoreWords::new(request.argv)?,
+        words,
         kernel: KernelPipe {
             pipe: pipe.ok_or(IntakeError::Incomplete("the kernel's pipe"))?,
-            claim: claim.ok_or(IntakeError::Incomplete("a claim"))?,
+            claim,
         },
         pidfd,
         started: request.started,

@@ -89,6 +89,11 @@ impl Connection {
         Ok(Peer { uid, process })
     }
 
+    /// Whether root connected, in our user namespace; told also of one that is gone.
+    pub fn is_roots(&self) -> bool {
+        getsockopt(self.0.get_ref(), PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
+    }
+
     /// The next record; an empty one is the end of the connection.
     ///
     /// # Errors
