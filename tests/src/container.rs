@@ -137,12 +137,19 @@ impl Container {
     /// # Errors
     /// runc fails.
     pub fn spawn_as(&self, uid: u32, words: &[&str]) -> Result<u32> {
+        self.spawn_with(&[&format!("--user={uid}:{uid}")], words)
+    }
+
+    /// As [`Container::spawn`], with further words for `runc exec`.
+    ///
+    /// # Errors
+    /// runc fails.
+    pub fn spawn_with(&self, flags: &[&str], words: &[&str]) -> Result<u32> {
         let directory = self.root.path().parent().context("a bundle")?;
         let pid_file = directory.join("exec-pid");
         let mut exec = command("runc");
         exec.args(["exec", "--detach", "--pid-file"]).arg(&pid_file);
-        exec.arg(format!("--user={uid}:{uid}"));
-        exec.arg(&self.id).args(words);
+        exec.args(flags).arg(&self.id).args(words);
         run_logged(&mut exec, &directory.join("exec-log"))?;
         let pid = crate::runc::pid(&pid_file)?;
         self.orphan(pid);

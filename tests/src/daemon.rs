@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
+use crate::cgroup::cgroup2;
 use crate::command::{command, until};
 use crate::container::{children, pid_of, runs};
 use crate::records::Records;
@@ -239,15 +240,6 @@ fn leftovers(sandbox: &Sandbox) -> Vec<String> {
         });
     }
     left
-}
-
-/// Where cgroup2 is mounted.
-pub fn cgroup2() -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    let line = mounts
-        .lines()
-        .find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
-    line.split(' ').nth(1).map(PathBuf::from)
 }
 
 fn cgroups(path: &Path, depth: u32, see: &mut impl FnMut(&Path)) {

@@ -8,11 +8,15 @@ pub mod report;
 #[cfg(feature = "harness")]
 pub mod bundle;
 #[cfg(feature = "harness")]
+pub mod cgroup;
+#[cfg(feature = "harness")]
 pub mod command;
 #[cfg(feature = "harness")]
 pub mod container;
 #[cfg(feature = "harness")]
 pub mod daemon;
+#[cfg(feature = "harness")]
+pub mod fuse;
 #[cfg(feature = "harness")]
 pub mod hook;
 #[cfg(feature = "harness")]

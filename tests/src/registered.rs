@@ -4,16 +4,16 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use crate::cgroup::cgroup2;
 use crate::command::{command, until};
 use crate::container::{children, waits};
-use crate::daemon::cgroup2;
 use crate::rootfs::Rootfs;
 use crate::sandbox::Sandbox;
 
@@ -30,6 +30,7 @@ pub struct Registered {
     init: u32,
     cgroup: PathBuf,
     root: Rootfs,
+    id: String,
 }
 
 impl Registered {
@@ -41,6 +42,16 @@ impl Registered {
     /// # Errors
     /// unshare fails; there is no cgroup2.
     pub fn start(sandbox: &Sandbox, name: &str) -> Result<Self> {
+        let registered = Self::unregistered(sandbox, name)?;
+        registered.register(sandbox)?;
+        Ok(registered)
+    }
+
+    /// Starts one that looks like a container, in a cgroup of its own, and that nobody vouches for.
+    ///
+    /// # Errors
+    /// unshare fails; there is no cgroup2.
+    pub fn unregistered(sandbox: &Sandbox, name: &str) -> Result<Self> {
         let id = format!("{}-{name}", sandbox.tag());
         let root = Rootfs::create(sandbox, sandbox.path("bundles").join(name))?;
         let mut unshare = command("unshare");
@@ -67,18 +78,35 @@ impl Registered {
             init: init?,
             cgroup,
             root,
+            id,
         };
-        registered.register(sandbox, &id)?;
+        std::fs::create_dir(&registered.cgroup)?;
+        registered.move_here(&registered.cgroup)?;
         Ok(registered)
     }
 
-    fn register(&self, sandbox: &Sandbox, id: &str) -> Result<()> {
-        std::fs::create_dir(&self.cgroup)?;
-        std::fs::write(self.cgroup.join("cgroup.procs"), self.init.to_string())?;
+    /// Puts its init into this cgroup.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub fn move_here(&self, cgroup: &Path) -> Result<()> {
+        Ok(std::fs::write(
+            cgroup.join("cgroup.procs"),
+            self.init.to_string(),
+        )?)
+    }
+
+    /// Its state's directory, below which root vouches for it.
+    pub fn state(&self, sandbox: &Sandbox) -> PathBuf {
+        sandbox.path("runc").join(&self.id)
+    }
+
+    fn register(&self, sandbox: &Sandbox) -> Result<()> {
+        let id = &self.id;
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.init))?;
         let fields = stat.rsplit_once(") ").context("/proc/PID/stat")?.1;
         let start: u64 = fields.split(' ').nth(19).context("a start time")?.parse()?;
-        let directory = sandbox.path("runc").join(id);
+        let directory = self.state(sandbox);
         DirBuilder::new()
             .recursive(true)
             .mode(0o711)
@@ -94,6 +122,11 @@ impl Registered {
             directory.join("state.json"),
             state.to_string(),
         )?)
+    }
+
+    /// What it is called.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The host's pid of its init.

@@ -14,8 +14,12 @@ pub enum Need {
     Podman,
     /// unshare(2) for everybody, and the unshare and setpriv programs.
     Unprivileged,
+    /// FUSE.
+    Fuse,
     /// The cgroup v1 freezer.
     FreezerV1,
+    /// Leave to change the host's hooks for a moment: `make check-host`.
+    HostHooks,
 }
 
 impl Need {
@@ -27,6 +31,11 @@ impl Need {
             Self::Unprivileged => (
                 has("unshare") && has("setpriv") && may_unshare(),
                 "user namespaces for everybody, unshare and setpriv",
+            ),
+            Self::Fuse => (Path::new("/dev/fuse").exists(), "/dev/fuse"),
+            Self::HostHooks => (
+                std::env::var_os("UPCALLD_TEST_HOST_HOOKS").is_some(),
+                "the host's own hooks (make check-host)",
             ),
             Self::FreezerV1 => (
                 Path::new("/sys/fs/cgroup/freezer").is_dir(),

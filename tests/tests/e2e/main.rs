@@ -4,6 +4,8 @@
 //! `make check-host` only.
 
 #[cfg(test)]
+mod ns_attack_identity;
+#[cfg(test)]
 mod ns_containers;
 #[cfg(test)]
 mod ns_daemon;

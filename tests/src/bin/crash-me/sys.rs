@@ -1,9 +1,14 @@
-//! What only unsafe code can do: crash, and end one thread.
+//! What only unsafe code can do: crash, end one thread, steal, and read where there is nothing.
 
 #![expect(
     unsafe_code,
     reason = "this program's system calls; its other modules are without"
 )]
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
 
 /// Writes where nothing is. A signal sent to oneself would not do: the kernel ignores those of a container's PID 1.
 pub(crate) fn crash() -> ! {
@@ -19,4 +24,28 @@ pub(crate) fn end_this_thread() -> ! {
         // SAFETY: exit(2), not exit(3): the kernel ends the calling thread and runs nothing of ours.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
+}
+
+/// A descriptor of another process (pidfd_getfd(2)).
+pub(crate) fn steal(pid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
+    let pidfd = upcall_helpers::sys::pidfd_open(pid.unsigned_abs())?;
+    // SAFETY: pidfd_getfd takes three numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: from_raw_fd wants an open descriptor without another owner; the call above just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Reads standard input into memory that is a file's, whose pages come when they come.
+pub(crate) fn read_into(file: &File) -> Result<(), Errno> {
+    const LENGTH: usize = 4096;
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
+    let fd = file.as_raw_fd();
+    // SAFETY: mmap at an address of the kernel's choice replaces nothing.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), LENGTH, protection, flags, fd, 0) };
+    if memory == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // SAFETY: the mapping is ours alone and LENGTH bytes long; nothing else ever looks at it.
+    Errno::result(unsafe { libc::read(0, memory, LENGTH) }).map(drop)
 }
