@@ -209,8 +209,12 @@ impl Draft {
         record.actions = performed.actions;
         record.outcome = performed.outcome;
         record.reason = performed.reason.map(|reason| reason.to_string());
-        if performed.message.is_some() {
-            record.message = performed.message;
+        if let Some(message) = performed.message {
+            // What was found about the process, before what that means for its helper.
+            let found = record.message.take();
+            let found = found.filter(|_| record.reason == record.verdict.host_only);
+            record.message =
+                Some(found.map_or(message.clone(), |found| format!("{found}: {message}")));
         }
         record.timings_us.launch = performed.launched.and_then(|time| clock.since_step(time));
         record.timings_us.held = performed.released.and_then(|time| clock.since_start(time));
