@@ -5,12 +5,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
@@ -33,7 +37,7 @@ pub enum Silent {
 #[derive(Debug)]
 pub struct Fuse {
     at: PathBuf,
-    connection: Option<PathBuf>,
+    stop: Arc<AtomicBool>,
     server: Option<JoinHandle<()>>,
 }
 
@@ -43,8 +47,12 @@ impl Fuse {
     /// # Errors
     /// As open(2), mount(2); there is no FUSE.
     pub fn mount(at: &Path, silent: Silent) -> Result<Self> {
-        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
-        let device = device.context("/dev/fuse")?;
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK);
+        let device = options.open("/dev/fuse").context("/dev/fuse")?;
         let options = format!(
             "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
             device.as_raw_fd()
@@ -58,51 +66,38 @@ impl Fuse {
             Some(options.as_str()),
         )
         .with_context(|| format!("a FUSE mount on {}", at.display()))?;
-        let server = std::thread::spawn(move || serve(device, silent));
-        let minor = std::fs::read_to_string("/proc/self/mountinfo")
-            .ok()
-            .and_then(|mounts| {
-                let line = mounts
-                    .lines()
-                    .find(|line| line.contains(&format!(" {} ", at.display())))?;
-                Some(line.split(' ').nth(2)?.split_once(':')?.1.to_owned())
-            });
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let server = std::thread::spawn(move || serve(device, silent, &stopping));
         Ok(Self {
             at: at.to_owned(),
-            connection: minor.map(|minor| Path::new("/sys/fs/fuse/connections").join(minor)),
+            stop,
             server: Some(server),
         })
-    }
-
-    /// Lets everybody go who waits: with errors, as if the server had died.
-    pub fn abort(&mut self) {
-        let abort = self
-            .connection
-            .as_ref()
-            .map(|connection| connection.join("abort"));
-        let aborted = abort.is_some_and(|abort| std::fs::write(abort, "1").is_ok());
-        if let Some(server) = self.server.take()
-            && aborted
-        {
-            drop(server.join());
-        }
     }
 }
 
 impl Drop for Fuse {
     fn drop(&mut self) {
-        self.abort();
+        // With its server's descriptor the connection ends, and who waits gets an error.
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(server) = self.server.take() {
+            drop(server.join());
+        }
         let _ = umount2(&self.at, MntFlags::MNT_DETACH);
     }
 }
 
-/// Answers what is to be answered, until the connection ends.
-fn serve(mut device: File, silent: Silent) {
+/// Answers what is to be answered, until it is told to stop.
+fn serve(mut device: File, silent: Silent, stop: &AtomicBool) {
     let mut request = vec![0; 1 << 20];
-    while let Ok(length @ 40..) = device.read(&mut request) {
-        let Some(request) = request.get(..length) else {
-            return;
+    while !stop.load(Ordering::Relaxed) {
+        let mut ready = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut ready, PollTimeout::from(20_u8));
+        let Ok(length @ 40..) = device.read(&mut request) else {
+            continue;
         };
+        let request = request.get(..length).unwrap_or_default();
         let number = |at: usize| {
             let bytes = request
                 .get(at..at + 4)

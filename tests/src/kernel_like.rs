@@ -17,7 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 use upcall_helpers::wire::CORE_WORDS;
 
-use crate::command::until;
+use crate::command::{pause, until};
 use crate::leader::Leader;
 use crate::sandbox::Sandbox;
 
@@ -30,6 +30,7 @@ pub struct CoreDump {
     words: Vec<(&'static str, Vec<u8>)>,
     pid: u32,
     core: Vec<u8>,
+    pause: Duration,
     pidfd: Option<Arc<OwnedFd>>,
 }
 
@@ -80,6 +81,7 @@ impl CoreDump {
             words,
             pid,
             core: core(256 * 1024, pid),
+            pause: Duration::ZERO,
             pidfd: Some(Arc::new(upcall_helpers::sys::pidfd_open(pid)?)),
         })
     }
@@ -99,6 +101,13 @@ impl CoreDump {
     #[must_use]
     pub fn bytes(mut self, length: usize) -> Self {
         self.core = core(length, self.pid);
+        self
+    }
+
+    /// Written 64 KiB at a time, with this long before each.
+    #[must_use]
+    pub fn slowly(mut self, pause: Duration) -> Self {
+        self.pause = pause;
         self
     }
 
@@ -141,8 +150,15 @@ impl CoreDump {
         let path = word(program.as_os_str())?;
         let shim = posix_spawn(path.as_c_str(), &actions, &attributes, &argv, &environment)?;
         drop(read);
-        let core = self.core.clone();
-        let writer = std::thread::spawn(move || File::from(write).write_all(&core));
+        let (core, rest) = (self.core.clone(), self.pause);
+        let writer = std::thread::spawn(move || {
+            let mut pipe = File::from(write);
+            for part in core.chunks(if rest.is_zero() { core.len() } else { 65_536 }) {
+                pause(rest);
+                pipe.write_all(part)?;
+            }
+            Ok(())
+        });
         Ok(Started { shim, writer })
     }
 

@@ -52,14 +52,11 @@ impl Records {
         let found = until(patience, what, || self.all().into_iter().find(&fits));
         found.map_err(|error| {
             let all = self.all();
-            let all: Vec<String> = all
-                .iter()
-                .map(|r| serde_json::to_string(r).unwrap_or_default())
-                .collect();
+            let all: Vec<String> = all.iter().map(short).collect();
             anyhow::anyhow!(
                 "no record of {what}: {error}; there are {}: {}",
                 all.len(),
-                all.join("\n")
+                all.join(", ")
             )
         })
     }
@@ -73,6 +70,13 @@ impl Records {
             record.process.pid == Some(pid)
         })
     }
+}
+
+/// A record in a few words.
+fn short(record: &Record) -> String {
+    let reason = record.reason.as_deref().unwrap_or("");
+    let (id, pid) = (&record.id, record.process.pid.unwrap_or(0));
+    format!("{id}: {pid} {} {reason}", record.outcome.as_str())
 }
 
 /// The first action by this name.

@@ -4,7 +4,11 @@
 //! `make check-host` only.
 
 #[cfg(test)]
+mod ns_attack_entry;
+#[cfg(test)]
 mod ns_attack_identity;
+#[cfg(test)]
+mod ns_attack_socket;
 #[cfg(test)]
 mod ns_containers;
 #[cfg(test)]

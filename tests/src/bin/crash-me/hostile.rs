@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::sys;
@@ -60,19 +60,9 @@ fn processes() -> impl Iterator<Item = i32> {
 fn trace(pid: i32) {
     let before = name(pid);
     let process = Pid::from_raw(pid);
-    if ptrace::seize(process, ptrace::Options::PTRACE_O_TRACEEXEC).is_ok() {
-        say(&format!("seized {before}"));
-        // If it executes something now it was seized before it was what it is to be.
-        for _ in 0..200 {
-            match waitpid(process, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::PtraceEvent(..)) => {
-                    say(&format!("seized {before} before its exec"));
-                    break;
-                }
-                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => return,
-                Ok(_) => std::thread::yield_now(),
-            }
-        }
+    if ptrace::seize(process, ptrace::Options::empty()).is_ok() {
+        // While a process executes something it is waited for, so what it is counts from here.
+        say(&format!("seized {before}, then {}", name(pid)));
         if ptrace::interrupt(process).is_ok() {
             let _ = waitpid(process, None);
         }
@@ -80,7 +70,11 @@ fn trace(pid: i32) {
     }
     for number in 0..DESCRIPTORS {
         if let Ok(stolen) = sys::steal(pid, number) {
-            say(&format!("stole {} of {before}", kind(&stolen)));
+            say(&format!(
+                "stole {} of {before}, then {}",
+                kind(&stolen),
+                name(pid)
+            ));
         }
     }
     if OpenOptions::new()
