@@ -186,13 +186,13 @@ impl Container {
         })
     }
 
-    /// Starts `/crash-me --wait` with these words and waits until it waits; the host's pid of it. runc only.
+    /// Starts `/crash-me` with these words and `--wait`, and waits until it waits; the host's pid of it. runc only.
     ///
     /// # Errors
     /// runc fails.
     pub fn victim(&self, words: &[&str]) -> Result<u32> {
-        let mut all = vec!["/crash-me", "--wait"];
-        all.extend(words);
+        // It waits when all else is done.
+        let all = [&["/crash-me"], words, &["--wait"]].concat();
         self.victim_by(0, &all)
     }
 

@@ -4,6 +4,12 @@
 //! `make check-host` only.
 
 #[cfg(test)]
+mod host_crashes;
+#[cfg(test)]
+mod host_hooks;
+#[cfg(test)]
+mod host_scene;
+#[cfg(test)]
 mod ns_attack_entry;
 #[cfg(test)]
 mod ns_attack_identity;

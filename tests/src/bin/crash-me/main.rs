@@ -91,12 +91,12 @@ fn reap() {
 /// Something that crashes.
 fn victim(words: &[String]) -> ExitCode {
     let mut memory = Vec::new();
-    let (mut threads, mut leader_exits, mut times) = (0_u32, false, None);
+    let (mut threads, mut leader_exits, mut times, mut waiting) = (0_u32, false, None, false);
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let number = value.parse::<u64>().unwrap_or(0);
         match key {
-            "--wait" => wait(),
+            "--wait" => waiting = true,
             "--mib" => memory = vec![0x5a_u8; usize::try_from(number << 20).unwrap_or(0)],
             "--threads" => threads = u32::try_from(number).unwrap_or(0),
             "--leader-exits" => leader_exits = true,
@@ -105,6 +105,9 @@ fn victim(words: &[String]) -> ExitCode {
             "--times" => times = Some(number),
             _ => return ExitCode::from(2),
         }
+    }
+    if waiting {
+        wait();
     }
     if let Some(times) = times {
         return burst(times);

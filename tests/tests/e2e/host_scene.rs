@@ -1,0 +1,110 @@
+//! A daemon in a sandbox that the kernel itself calls, for as long as the test has borrowed the host's hook.
+
+use anyhow::Result;
+use upcall_e2e::container::Container;
+use upcall_e2e::daemon::Daemon;
+use upcall_e2e::hook::{self, HostHook};
+use upcall_e2e::leader::Leader;
+use upcall_e2e::records::action;
+use upcall_e2e::sandbox::Sandbox;
+use upcalld::store::record::{Outcome, Record};
+
+/// A program of the host's inside, and a copy: for containers of every kind.
+pub(crate) const PROBE_AND_STORE: &str = r#"
+[[rule]]
+upcall = "core"
+match.container = {}
+run = { in = "container", host_program = ["@/bin/upcall-probe", "{pid}", "{tid}", "{comm}"], without_user_namespace = true }
+store = { ignore_limit = true }
+
+[[rule]]
+upcall = "core"
+match.process = { comm = ["crash-me", "init"] }
+store = { ignore_limit = true }
+"#;
+
+/// The hook is put back first, then the daemon ended, then the place removed.
+pub(crate) struct HostScene {
+    hook: HostHook,
+    pub(crate) daemon: Daemon,
+    pub(crate) sandbox: Sandbox,
+}
+
+impl HostScene {
+    /// With these rules.
+    pub(crate) fn new(rules: &str) -> Result<Self> {
+        let hook = HostHook::borrow()?;
+        let sandbox = Sandbox::new()?;
+        sandbox.rules(rules)?;
+        let daemon = Daemon::start_strict(&sandbox)?;
+        hook.install(&sandbox)?;
+        Ok(Self {
+            hook,
+            daemon,
+            sandbox,
+        })
+    }
+
+    /// The record of a process that crashes, which is the kernel's own word for it.
+    pub(crate) fn record(&self, pid: u32) -> Result<Record> {
+        let record = self.daemon.records().of(pid)?;
+        assert_eq!(
+            record.evidence.process.as_deref(),
+            Some("kernel_pidfd"),
+            "{record:?}"
+        );
+        assert_eq!(
+            record.core.as_ref().map(|core| core.hook.as_str()),
+            Some("pipe")
+        );
+        Ok(record)
+    }
+
+    /// The core that a record says is kept, which is one of an ELF process.
+    pub(crate) fn core(&self, record: &Record) -> Result<Vec<u8>> {
+        let core = std::fs::read(
+            self.sandbox
+                .state()
+                .join(format!("cores/{}.core", record.id)),
+        )?;
+        assert!(core.starts_with(b"\x7fELF"));
+        assert_eq!(
+            action(record, "store")?.stored_bytes,
+            Some(core.len() as u64)
+        );
+        Ok(core)
+    }
+
+    /// Puts everything back, and looks whether it is.
+    pub(crate) fn end(self) -> Result<()> {
+        let before = (
+            self.hook.pattern().to_owned(),
+            self.hook.pipe_limit().to_owned(),
+        );
+        self.hook.put_back()?;
+        assert_eq!(hook::standing()?, before);
+        self.daemon.stop(&self.sandbox)
+    }
+}
+
+/// A crash of this container's was handled in it, by a helper that saw itself where its init is.
+pub(crate) fn handled_inside(
+    record: &Record,
+    container: &Container,
+    leader: &Leader,
+) -> Result<()> {
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    let found = record.container.as_ref();
+    assert_eq!(found.map(|found| found.leader_pid), Some(container.init()));
+    assert_eq!(
+        found.map(|found| found.runtime.as_str()),
+        Some(container.runtime().as_str())
+    );
+    let report = upcall_e2e::records::report(record)?;
+    assert_eq!(
+        (&report.namespaces, report.root),
+        (&leader.namespaces, leader.root)
+    );
+    assert_eq!(action(record, "run")?.fed_bytes, Some(report.stdin_bytes));
+    Ok(())
+}
