@@ -12,10 +12,6 @@ use upcall_e2e::container::pid_of;
 use upcall_e2e::hook::{HostHook, standing};
 use upcall_e2e::needs;
 use upcall_e2e::programs::Programs;
-use upcall_e2e::sandbox::Sandbox;
-
-/// Tells the test below what to do once it has the hook.
-const THEN: &str = "UPCALLD_TEST_THEN";
 
 /// What stands in the hooks when nobody has borrowed them.
 fn quiet() -> Result<(String, String)> {
@@ -23,31 +19,11 @@ fn quiet() -> Result<(String, String)> {
     Ok((hook.pattern().to_owned(), hook.pipe_limit().to_owned()))
 }
 
-/// Not a test of its own: takes the hook, and comes to an end.
-#[test]
-#[ignore = "run by the others here"]
-fn takes_the_hook() -> Result<()> {
-    let then = std::env::var(THEN).context(THEN)?;
-    let hook = HostHook::borrow()?;
-    let sandbox = Sandbox::new()?;
-    hook.install(&sandbox)?;
-    println!("taken");
-    assert_ne!(then, "panic", "as asked for");
-    pause(Duration::from_mins(1));
-    Ok(())
-}
-
-/// Runs it.
+/// Somebody who takes the hook.
 fn taker(then: &str) -> Result<Child> {
-    let mut taker = command(std::env::current_exe()?);
-    taker.args([
-        "--exact",
-        "host_hooks::takes_the_hook",
-        "--include-ignored",
-        "--nocapture",
-    ]);
+    let mut taker = command(env!("CARGO_BIN_EXE_borrow-hook"));
     taker
-        .env(THEN, then)
+        .arg(then)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -99,6 +75,44 @@ fn by_the_next_one_after_a_kill() -> Result<()> {
     assert_ne!(standing()?, before, "nobody was there to do it");
     assert_eq!(quiet()?, before);
     assert_eq!(standing()?, before);
+    Ok(())
+}
+
+/// A line of the demo without what differs from run to run.
+fn shape(line: &str) -> String {
+    let mut shape = String::new();
+    for letter in line.trim().chars() {
+        let letter = if letter.is_ascii_digit() { '#' } else { letter };
+        let repeats = ['#', ' '].contains(&letter) && shape.ends_with(letter);
+        if !repeats {
+            shape.push(letter);
+        }
+    }
+    shape
+}
+
+#[test]
+fn what_the_readme_shows_of_the_demo_is_what_it_prints() -> Result<()> {
+    needs!(HostHooks, Root, Runc, Podman, Unprivileged);
+    let readme = include_str!("../../../README.md");
+    let (_, shown) = readme
+        .split_once("# make demo")
+        .context("the demo in README.md")?;
+    let (shown, _) = shown.split_once("```").context("its end")?;
+    let output = demo()?.output()?;
+    let printed = String::from_utf8(output.stdout)?;
+    let printed: Vec<String> = printed.lines().map(shape).collect();
+    for line in shown
+        .lines()
+        .skip(1)
+        .map(shape)
+        .filter(|line| !line.is_empty())
+    {
+        assert!(
+            printed.iter().any(|printed| printed.starts_with(&line)),
+            "{line}: {printed:#?}"
+        );
+    }
     Ok(())
 }
 

@@ -4,6 +4,8 @@
 //! `make check-host` only.
 
 #[cfg(test)]
+mod canary;
+#[cfg(test)]
 mod host_crashes;
 #[cfg(test)]
 mod host_hooks;
@@ -14,7 +16,13 @@ mod ns_attack_entry;
 #[cfg(test)]
 mod ns_attack_identity;
 #[cfg(test)]
+mod ns_attack_outside;
+#[cfg(test)]
 mod ns_attack_socket;
+#[cfg(test)]
+mod ns_attack_time;
+#[cfg(test)]
+mod ns_attack_trace;
 #[cfg(test)]
 mod ns_containers;
 #[cfg(test)]

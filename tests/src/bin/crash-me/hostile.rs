@@ -2,7 +2,7 @@
 //!
 //! `trace SECONDS` tries to trace, and to steal descriptors of, every process that appears; `overwrite SECONDS` tries to
 //! write to the programs that they run from; `swallow FILE` reads its input into memory that is FILE, which may never
-//! be there. The first two print what they achieved, a line each; nothing is good news.
+//! be there; `connect SOCKET` connects. The first two print what they achieved, a line each; nothing is good news.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
@@ -31,6 +32,7 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         "trace" => attack(seconds, trace),
         "overwrite" => attack(seconds, overwrite),
         "swallow" => return swallow(argument),
+        "connect" => say(&format!("{:?}", connect_to(argument))),
         _ => return ExitCode::from(2),
     }
     ExitCode::SUCCESS
@@ -129,6 +131,13 @@ fn overwrite(pid: i32) {
         }
         std::thread::yield_now();
     }
+}
+
+/// Connects to a socket of records.
+fn connect_to(path: &str) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(Path::new(path))?)
 }
 
 /// Reads into memory whose pages somebody else has to bring.
