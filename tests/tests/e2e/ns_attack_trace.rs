@@ -32,7 +32,7 @@ fn under_attack(scene: &Scene, container: &Container, signal: &str) -> Result<St
         .strip_prefix("saw ")
         .and_then(|count| count.parse::<u32>().ok());
     assert!(
-        seen.is_some_and(|seen| seen >= 20),
+        seen.is_some_and(|seen| seen >= 5),
         "{}: {said}",
         container.name()
     );
