@@ -15,8 +15,6 @@ use nix::errno::Errno;
 pub const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 /// `CLONE_INTO_CGROUP` of clone3(2), 5.7.
 pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// `CLONE_PARENT` of clone(2).
-pub const CLONE_PARENT: u64 = 0x8000;
 /// `CLONE_PIDFD` of clone(2), 5.2.
 const CLONE_PIDFD: u64 = 0x1000;
 
@@ -50,7 +48,7 @@ pub enum Fork {
     Parent {
         /// The child's pid in the caller's pid namespace.
         pid: u32,
-        /// The child. With [`CLONE_PARENT`] it is our parent's child, who has to reap it.
+        /// The child.
         pidfd: OwnedFd,
     },
 }
@@ -58,7 +56,7 @@ pub enum Fork {
 /// clone3(2) without shared memory: fork(2) with flags. Only for single-threaded callers: the child goes on with a
 /// copy of everything, and a lock held by another thread would stay locked in it.
 ///
-/// `flags` may hold [`CLONE_CLEAR_SIGHAND`], [`CLONE_PARENT`]; a `cgroup` (a cgroup2 directory, may be `O_PATH`) is
+/// `flags` may hold [`CLONE_CLEAR_SIGHAND`]; a `cgroup` (a cgroup2 directory, may be `O_PATH`) is
 /// where the child starts.
 ///
 /// # Errors
@@ -66,12 +64,6 @@ pub enum Fork {
 /// processes, `EAGAIN` at a limit.
 pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Fork, Errno> {
     let mut pidfd: RawFd = -1;
-    // clone3(2): CLONE_PARENT inherits the caller's own exit signal and refuses another.
-    let exit_signal = if flags & CLONE_PARENT == 0 {
-        libc::SIGCHLD.unsigned_abs()
-    } else {
-        0
-    };
     let args = libc::clone_args {
         flags: flags
             | CLONE_PIDFD
@@ -83,7 +75,7 @@ pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Fork, Errno> {
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: u64::from(exit_signal),
+        exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
         stack: 0,
         stack_size: 0,
         tls: 0,

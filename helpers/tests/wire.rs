@@ -74,6 +74,7 @@ fn enter() -> Launch {
                 soft: 1,
                 hard: u64::MAX,
             }; RLIMITS],
+            cgroups_v1: vec![b"/lxc/web".to_vec(), b"/".to_vec()],
             memory: Some(1 << 28),
             progress: 30_000,
             output: 4096,

@@ -39,6 +39,13 @@ pub(super) fn stage(stage: Stage, errno: Errno, program: &str, place: &str) -> E
             Reason::ContainerFrozen,
             format!("{place} is paused {at}; help: unpause it"),
         ),
+        (Stage::Undumpable, Errno::EPERM) => (
+            Reason::JoinFailed,
+            format!(
+                "{program} was not started in {place} {at}: processes that change ids can be traced on this host; \
+                 help: sysctl fs.suid_dumpable=0 (or 2)"
+            ),
+        ),
         (
             Stage::Join | Stage::Inside | Stage::Root,
             Errno::ESRCH | Errno::ENOMEM | Errno::ENOENT,

@@ -93,7 +93,7 @@ fn inside(
     let leader = &container.leader;
     let ids = ids(run.user(), leader, origin)?;
     let capabilities = leader.capabilities();
-    let mut fds = Vec::new();
+    let (mut fds, mut cgroups_v1) = (Vec::new(), Vec::new());
     let parent = match run.cgroup() {
         Cgroup::Container => cgroups
             .unified(&leader.cgroups)
@@ -103,7 +103,12 @@ fn inside(
     fds.push((FdRole::Cgroup, parent));
     if run.cgroup() == Cgroup::Container {
         let v1 = cgroups.v1(&leader.cgroups).map_err(EnterError::Cgroup)?;
-        fds.extend(v1.procs.into_iter().map(|fd| (FdRole::CgroupV1, fd)));
+        for (mount, path) in v1.cgroups {
+            let mount = mount.try_clone_to_owned();
+            let mount = mount.map_err(|_| EnterError::Cgroup(Errno::EMFILE))?;
+            fds.push((FdRole::CgroupV1, mount));
+            cgroups_v1.push(path);
+        }
         fds.extend(v1.freezer.map(|fd| (FdRole::FreezerV1, fd)));
     }
     let label = leader.directory.label().map_err(EnterError::Leader)?;
@@ -132,6 +137,7 @@ fn inside(
         capabilities,
         label,
         limits,
+        cgroups_v1,
         ..plain(run, id)
     };
     Ok(Planned { enter, fds, action })
@@ -182,6 +188,7 @@ fn plain(run: &Run, id: &str) -> Enter {
             soft: u64::MAX,
             hard: u64::MAX,
         }; RLIMITS],
+        cgroups_v1: Vec::new(),
         memory: run.memory(),
         progress,
         output: OUTPUT,

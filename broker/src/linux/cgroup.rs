@@ -5,16 +5,15 @@
 //! so it is looked up beneath the mount and follows nothing.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use upcall_helpers::cgroupfs::open_beneath;
 
 use super::parse::CgroupLine;
 use super::procdir::ProcDir;
@@ -32,9 +31,9 @@ pub struct Cgroups {
 
 /// What a process needs to join the v1 cgroups of another.
 #[derive(Debug, Default)]
-pub struct V1 {
-    /// `cgroup.procs` of each hierarchy, open for writing.
-    pub procs: Vec<OwnedFd>,
+pub struct V1<'a> {
+    /// Each hierarchy's root, and the cgroup's absolute path below it.
+    pub cgroups: Vec<(BorrowedFd<'a>, Vec<u8>)>,
     /// `freezer.state` of the freezer.
     pub freezer: Option<OwnedFd>,
 }
@@ -68,26 +67,25 @@ impl Cgroups {
         directory(self.unified.as_fd(), path)
     }
 
-    /// What joins a process's cgroups in those v1 hierarchies in which it is elsewhere than we are: `cgroup.procs` of
-    /// each, open for writing, and the freezer's `freezer.state`.
+    /// A process's cgroups in those v1 hierarchies in which it is elsewhere than we are, and the freezer's
+    /// `freezer.state`. Whether they are still there turns out when they are joined.
     ///
     /// # Errors
-    /// `ENOENT` where one is gone.
-    pub fn v1(&self, place: &[CgroupLine]) -> Result<V1, Errno> {
+    /// `ENOENT` for a hierarchy that was not there when we mounted them, or where the freezer's cgroup is gone.
+    pub fn v1(&self, place: &[CgroupLine]) -> Result<V1<'_>, Errno> {
         let mut v1 = V1::default();
         for line in place.iter().filter(|line| !line.controllers.is_empty()) {
             if self.own.contains(line) {
                 continue;
             }
             let mount = self.v1.get(&line.controllers).ok_or(Errno::ENOENT)?.as_fd();
-            v1.procs
-                .push(file(mount, &line.path, "cgroup.procs", OFlag::O_WRONLY)?);
+            v1.cgroups.push((mount, line.path.clone()));
             if line
                 .controllers
                 .split(|byte| *byte == b',')
                 .any(|name| name == b"freezer")
             {
-                match file(mount, &line.path, "freezer.state", OFlag::O_RDONLY) {
+                match open_beneath(mount, &line.path, "freezer.state", OFlag::O_RDONLY) {
                     Ok(state) => v1.freezer = Some(state),
                     Err(Errno::ENOENT) => {} // the root is never frozen
                     Err(error) => return Err(error),
@@ -178,29 +176,7 @@ fn mount_v1(controllers: &[u8]) -> Result<OwnedFd, Errno> {
 
 /// A directory beneath a mount.
 fn directory(mount: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    open_beneath(mount, path, OFlag::O_PATH | OFlag::O_DIRECTORY)
-}
-
-/// A file of a cgroup beneath a mount.
-fn file(mount: BorrowedFd<'_>, path: &[u8], name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
-    open_beneath(mount, &[path, b"/", name.as_bytes()].concat(), flags)
-}
-
-/// Cgroup file systems have no links; the flags keep a surprise out all the same.
-fn open_beneath(mount: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
-    // The root is `/`, and a file of it `//name`.
-    let start = path
-        .iter()
-        .position(|byte| *byte != b'/')
-        .unwrap_or(path.len());
-    let relative = path.get(start..).unwrap_or_default();
-    let relative = if relative.is_empty() { b"." } else { relative };
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(
-        ResolveFlag::RESOLVE_BENEATH
-            | ResolveFlag::RESOLVE_NO_SYMLINKS
-            | ResolveFlag::RESOLVE_NO_XDEV,
-    );
-    openat2(mount, Path::new(OsStr::from_bytes(relative)), how)
+    open_beneath(mount, path, "", OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
 #[cfg(test)]
@@ -217,7 +193,7 @@ mod tests {
         assert_eq!(cgroups.v1.len(), cgroups.own.len() - 1);
         assert!(cgroups.unified(&cgroups.own).is_ok());
         assert!(
-            cgroups.v1(&cgroups.own).unwrap().procs.is_empty(),
+            cgroups.v1(&cgroups.own).unwrap().cgroups.is_empty(),
             "nothing to join where we are already"
         );
         let gone = [CgroupLine {

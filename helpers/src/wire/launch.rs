@@ -24,10 +24,13 @@ const OUTPUT: u16 = 16;
 const LEADER: u16 = 17;
 const MEMORY: u16 = 18;
 const REPORTS: u16 = 19;
+const CGROUPS_V1: u16 = 20;
 
 const ID_MAX: usize = 16;
 const WORDS_MAX: usize = 256;
 const WORD_MAX: usize = 4096 + 64;
+/// `PATH_MAX` (linux/limits.h).
+const PATH_MAX: usize = 4096;
 /// The kernel's `NGROUPS_MAX` is 65,536; a container's init with more than this is refused, not cut.
 const GROUPS_MAX: usize = 1024;
 const LABEL_MAX: usize = 4096;
@@ -72,7 +75,7 @@ pub enum FdRole {
     Leader,
     /// Directory, in cgroup2, in which the helper's own cgroup is made.
     Cgroup,
-    /// `cgroup.procs`, open for writing, of one cgroup v1 hierarchy that the helper joins; occurs once per hierarchy.
+    /// Root of one cgroup v1 hierarchy that the helper joins; occurs once per hierarchy.
     CgroupV1,
     /// `freezer.state` of the cgroup v1 freezer among them.
     FreezerV1,
@@ -181,6 +184,8 @@ pub struct Enter {
     pub label: Vec<u8>,
     /// Resource limits by their number.
     pub limits: [Rlimit; RLIMITS],
+    /// The cgroup to join in each of the [`FdRole::CgroupV1`] hierarchies, as an absolute path.
+    pub cgroups_v1: Vec<Vec<u8>>,
     /// `memory.max` of the helper's own cgroup, in bytes.
     pub memory: Option<u64>,
     /// Ended when this long went by without a byte taken, in milliseconds.
@@ -275,7 +280,8 @@ impl Enter {
             .u32(PROGRESS, self.progress)
             .u32(OUTPUT, self.output)
             .u32(LEADER, self.leader)
-            .option_u64(MEMORY, self.memory);
+            .option_u64(MEMORY, self.memory)
+            .list(CGROUPS_V1, &self.cgroups_v1, FDS_MAX, PATH_MAX);
     }
 }
 
@@ -301,6 +307,7 @@ struct Raw {
     leader: Option<u32>,
     memory: Option<u64>,
     reports: Option<bool>,
+    cgroups_v1: Vec<Vec<u8>>,
 }
 
 impl Raw {
@@ -330,6 +337,7 @@ impl Raw {
             LEADER => once(&mut self.leader, tag, field.u32()?),
             MEMORY => once(&mut self.memory, tag, field.u64()?),
             REPORTS => once(&mut self.reports, tag, field.u8()? != 0),
+            CGROUPS_V1 => field.push(&mut self.cgroups_v1, FDS_MAX, PATH_MAX),
             _ => field.unknown(),
         }
     }
@@ -341,7 +349,8 @@ impl Raw {
             return Err(DecodeError::Value(ID));
         }
         let fds = self.fds.unwrap_or_default();
-        if fds.len() != descriptors {
+        let v1 = fds.iter().filter(|role| **role == FdRole::CgroupV1).count();
+        if fds.len() != descriptors || v1 != self.cgroups_v1.len() {
             return Err(DecodeError::Descriptors);
         }
         if self.argv.is_empty()
@@ -376,6 +385,7 @@ impl Raw {
                 label: self.label.ok_or(DecodeError::Missing(LABEL))?,
                 limits: pairs(&self.limits.ok_or(DecodeError::Missing(LIMITS))?)
                     .map(|[soft, hard]| Rlimit { soft, hard }),
+                cgroups_v1: self.cgroups_v1,
                 memory: self.memory,
                 progress: self.progress.ok_or(DecodeError::Missing(PROGRESS))?,
                 output: self.output.ok_or(DecodeError::Missing(OUTPUT))?,

@@ -1,7 +1,7 @@
 //! The helper's own cgroup: made in the container's leaf, so that ending it ends everything the helper started.
 //!
-//! The directories come from the daemon as descriptors of its own cgroup2 mount; no path of a tenant's is looked up
-//! here, and no namespace or mount of the container's is seen (cgroups(7)).
+//! Directories come from the daemon as descriptors of mounts of its own, which are attached nowhere; no namespace or
+//! mount of the container's is seen (cgroups(7)).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,6 +10,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use upcall_helpers::cgroupfs::open_beneath;
 use upcall_helpers::wire::Stage;
 
 use crate::failure::{At, Failure, require};
@@ -79,8 +80,10 @@ pub(crate) fn refuse_frozen_v1(state: OwnedFd) -> Result<(), Failure> {
     require(thawed, Stage::Freezer, Errno::EBUSY)
 }
 
-/// Puts a process into one v1 hierarchy's cgroup, given its `cgroup.procs`.
-pub(crate) fn join_v1(procs: &OwnedFd, pid: u32) -> Result<(), Failure> {
+/// Puts a process into a cgroup of one v1 hierarchy, given the hierarchy's root.
+pub(crate) fn join_v1(mount: &OwnedFd, path: &[u8], pid: u32) -> Result<(), Failure> {
+    let procs = open_beneath(mount.as_fd(), path, "cgroup.procs", OFlag::O_WRONLY);
+    let procs = procs.at(Stage::Cgroup)?;
     nix::unistd::write(procs, pid.to_string().as_bytes())
         .map(drop)
         .at(Stage::Cgroup)

@@ -1,4 +1,4 @@
-//! The helper-to-be, inside the pid namespace: the last steps, and the exec.
+//! The last steps, inside: what is left of our rights, and the exec.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
@@ -13,43 +13,19 @@ use upcall_helpers::sys;
 use upcall_helpers::wire::{Enter, NAMESPACES, Place, Stage};
 
 use crate::failure::{At, Failure, require};
-use crate::join::{Joined, die_with_parent, give_up, take_ids};
+use crate::join::take_ids;
 use crate::label;
 use crate::launcher::Context;
-use crate::status::Message;
-
-/// Runs the helper or says why not.
-pub(crate) fn run(context: &Context<'_>, enter: &Enter, joined: Joined) -> ! {
-    let Joined {
-        proc,
-        program,
-        sender,
-    } = joined;
-    let result = die_with_parent(&sender).and_then(|()| match enter.place {
-        Place::Host => Ok(()),
-        Place::Container => drop_rights(enter, &proc, &sender),
-    });
-    drop(proc);
-    match result.and_then(|()| execute(context, enter, program.as_ref(), &sender)) {
-        Ok(never) => match never {},
-        Err(failure) => give_up(&sender, failure),
-    }
-}
+use crate::status::{Message, Sender};
 
 /// Label, no_new_privs, ids where they are still ours, capabilities.
-fn drop_rights(
-    enter: &Enter,
-    proc: &OwnedFd,
-    sender: &crate::status::Sender,
-) -> Result<(), Failure> {
+pub(crate) fn drop_rights(enter: &Enter, proc: &OwnedFd) -> Result<(), Failure> {
     label::set(proc.as_fd(), &enter.label)?;
     set_no_new_privs().at(Stage::NoNewPrivs)?;
     // Without a user namespace of its own the container's root is the host's; ids change only here, where the
     // capabilities go too: a process with fewer than ours could trace one of its own uid that still had them.
     if enter.join & NAMESPACES[0].1 == 0 {
         take_ids(enter)?;
-        // Changing ids took it away (kernel/cred.c, commit_creds).
-        die_with_parent(sender)?;
     }
     let root = Uid::current().is_root();
     let mask = if root { enter.capabilities } else { 0 };
@@ -59,11 +35,11 @@ fn drop_rights(
 }
 
 /// Checks the program, filters system calls, and executes.
-fn execute(
+pub(crate) fn execute(
     context: &Context<'_>,
     enter: &Enter,
     program: Option<&OwnedFd>,
-    sender: &crate::status::Sender,
+    sender: &Sender,
 ) -> Result<Infallible, Failure> {
     let words = |words: &[Vec<u8>]| -> Result<Vec<CString>, Failure> {
         let strings = words.iter().map(|word| CString::new(word.as_slice()));

@@ -4,27 +4,26 @@
 //! holds that pipe's lock, for as long as its page faults take, and a tenant can make a page fault take for ever
 //! (userfaultfd, FUSE). Then only this keeper waits, and neither the launcher nor another tenant.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::setns;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as WaitIdStatus, waitid};
-use nix::unistd::pipe2;
 use upcall_helpers::sys::{self, CLONE_CLEAR_SIGHAND, Fork};
-use upcall_helpers::wire::{Enter, Event, FdRole, Launch, Place, Stage, WaitStatus};
+use upcall_helpers::wire::{Enter, Event, FdRole, Launch, NAMESPACES, Place, Stage, WaitStatus};
 
 use crate::board::Row;
 use crate::cgroup::{self, HelperCgroup};
+use crate::descriptors::{Fds, Pipes, TheirPipes};
 use crate::failure::{At, Failure, require};
 use crate::join;
 use crate::launcher::{Context, wait_status};
 use crate::relay::Relay;
 use crate::reporter::{Reporter, monotonic};
-use crate::status::{LENGTH, Message, Sender};
+use crate::status::{LENGTH, Message};
 
 /// From the fork to the helper's first instruction: longer means a file system that does not answer. Nanoseconds.
 const EXEC_DEADLINE: u64 = 5_000_000_000;
@@ -32,40 +31,17 @@ const EXEC_DEADLINE: u64 = 5_000_000_000;
 /// Every wait ends after this, to beat. Milliseconds.
 pub(crate) const TICK: u16 = 500;
 
-/// The launch's descriptors by what they are.
-#[derive(Debug, Default)]
-pub(crate) struct Fds {
-    single: BTreeMap<FdRole, OwnedFd>,
-    pub(crate) cgroups_v1: Vec<OwnedFd>,
-}
-
-impl Fds {
-    pub(crate) fn sort(roles: &[FdRole], fds: Vec<OwnedFd>) -> Self {
-        let mut sorted = Self::default();
-        for (role, fd) in roles.iter().zip(fds) {
-            if *role == FdRole::CgroupV1 {
-                sorted.cgroups_v1.push(fd);
-            } else {
-                sorted.single.insert(*role, fd);
-            }
+/// What needs no launch is done before one comes: the pipes, and a session keyring, for the helper to inherit instead
+/// of the one that the launcher was started with (session-keyring(7)).
+pub(crate) fn prepare() -> Result<Pipes, Failure> {
+    match sys::new_session_keyring() {
+        Ok(()) | Err(Errno::ENOSYS) => {} // a kernel without keys
+        Err(errno) => {
+            let stage = Stage::Session;
+            return Err(Failure { stage, errno });
         }
-        sorted
     }
-
-    pub(crate) fn take(&mut self, role: FdRole) -> Option<OwnedFd> {
-        self.single.remove(&role)
-    }
-
-    pub(crate) fn get(&self, role: FdRole) -> Option<&OwnedFd> {
-        self.single.get(&role)
-    }
-
-    pub(crate) fn need(&mut self, role: FdRole) -> Result<OwnedFd, Failure> {
-        self.take(role).ok_or(Failure {
-            stage: Stage::Plan,
-            errno: Errno::EBADF,
-        })
-    }
+    Pipes::new()
 }
 
 /// Runs one helper from start to end, in the forked child of the launcher.
@@ -74,6 +50,7 @@ pub(crate) fn keep(
     launch: &Launch,
     enter: &Enter,
     fds: Vec<OwnedFd>,
+    prepared: Result<Pipes, Failure>,
     row: Row,
 ) -> ! {
     let mut fds = Fds::sort(&launch.fds, fds);
@@ -85,7 +62,7 @@ pub(crate) fn keep(
         enter,
         row,
     };
-    if let Err(failure) = keeper.run(fds, &mut reporter) {
+    if let Err(failure) = prepared.and_then(|pipes| keeper.run(fds, pipes, &mut reporter)) {
         reporter.tell(Event::Failed {
             stage: failure.stage,
             errno: failure.errno as u32,
@@ -102,21 +79,26 @@ struct Keeper<'a> {
     row: Row,
 }
 
-/// The helper, forked and waiting to be reaped.
+/// The helper, our child, to be reaped.
 struct Helper {
     pid: u32,
     pidfd: OwnedFd,
 }
 
 impl Keeper<'_> {
-    fn run(&mut self, mut fds: Fds, reporter: &mut Reporter<'_>) -> Result<(), Failure> {
+    fn run(
+        &mut self,
+        mut fds: Fds,
+        pipes: Pipes,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<(), Failure> {
         let source = fds.need(FdRole::Stdin)?;
         let hold = fds.take(FdRole::Hold);
         let claim = fds.take(FdRole::Claim);
         let parent = fds.need(FdRole::Cgroup)?;
         let cgroup = HelperCgroup::create(parent, &self.launch.id, self.enter.memory)?;
         self.row.keep(cgroup.fd().as_raw_fd());
-        let result = self.run_in(&cgroup, fds, source, claim, reporter);
+        let result = self.run_in(&cgroup, pipes, fds, source, claim, reporter);
         // The helper has ended: the crashed process may go.
         drop(hold);
         if result.is_err() {
@@ -130,57 +112,22 @@ impl Keeper<'_> {
     fn run_in(
         &self,
         cgroup: &HelperCgroup,
-        mut fds: Fds,
+        pipes: Pipes,
+        fds: Fds,
         source: OwnedFd,
         claim: Option<OwnedFd>,
         reporter: &mut Reporter<'_>,
     ) -> Result<(), Failure> {
-        let (stdin, stdin_write) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
-        widen(&stdin);
-        let (output, stdout) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
-        let (status, sender) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
-        let (go, going) = pipe2(OFlag::O_CLOEXEC).at(Stage::Pipes)?;
-        let cgroups_v1 = std::mem::take(&mut fds.cgroups_v1);
-        fds.take(FdRole::FreezerV1)
-            .map(cgroup::refuse_frozen_v1)
-            .transpose()?;
-        let joiner = match sys::fork(CLONE_CLEAR_SIGHAND, Some(cgroup.fd())).at(Stage::Clone)? {
-            Fork::Child => join::start(
-                self.context,
-                self.enter,
-                join::Given {
-                    fds,
-                    stdin,
-                    stdout,
-                    go,
-                    sender: Sender::new(sender),
-                },
-            ),
-            Fork::Parent { pid, pidfd } => {
-                // Beside its first steps; it goes no further than them before it is told to.
-                for procs in &cgroups_v1 {
-                    cgroup::join_v1(procs, pid)?;
-                }
-                nix::unistd::write(&going, b".").at(Stage::Cgroup)?;
-                pidfd
-            }
-        };
-        drop((fds, stdin, stdout, sender, go, cgroups_v1));
-        let helper = self.executed(status)?;
-        if self.enter.place == Place::Container {
-            let _ = joiner_reaped(&joiner); // on the host it is the helper itself
-        }
+        let (ours, theirs) = pipes.split();
+        let helper = self.fork(cgroup, fds, &theirs, &ours.going)?;
+        drop((theirs, ours.going));
+        self.executed(ours.status)?;
         if let Some(claim) = claim {
             take_claim(&claim)?;
         }
         reporter.tell(Event::Started { pid: helper.pid });
-        let mut relay = Relay::new(
-            source,
-            stdin_write,
-            output,
-            self.enter.output,
-            self.enter.progress,
-        );
+        let (limit, progress) = (self.enter.output, self.enter.progress);
+        let mut relay = Relay::new(source, ours.stdin, ours.output, limit, progress);
         let timed_out = relay.run(&helper.pidfd, self.row).is_err();
         if timed_out {
             cgroup.kill();
@@ -197,11 +144,48 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Waits until the helper-to-be is executed or says why not.
-    fn executed(&self, status: OwnedFd) -> Result<Helper, Failure> {
+    /// Forks the joiner, into the helper's cgroups and the container's pid namespace.
+    fn fork(
+        &self,
+        cgroup: &HelperCgroup,
+        mut fds: Fds,
+        pipes: &TheirPipes,
+        going: &OwnedFd,
+    ) -> Result<Helper, Failure> {
+        let cgroups_v1 = std::mem::take(&mut fds.cgroups_v1);
+        fds.take(FdRole::FreezerV1)
+            .map(cgroup::refuse_frozen_v1)
+            .transpose()?;
+        let pid_namespace = self.enter.join & NAMESPACES[2].1;
+        if self.enter.place == Place::Container && pid_namespace != 0 {
+            // Our children's from now on, not ours (pid_namespaces(7)).
+            let leader = fds.get(FdRole::Leader).ok_or(Errno::EBADF);
+            let flags = join::clone_flags(pid_namespace)?;
+            setns(leader.at(Stage::Plan)?, flags).at(Stage::Join)?;
+        }
+        let (pid, pidfd) = match sys::fork(CLONE_CLEAR_SIGHAND, Some(cgroup.fd())) {
+            Ok(Fork::Child) => join::start(self.context, self.enter, fds, pipes),
+            Ok(Fork::Parent { pid, pidfd }) => (pid, pidfd),
+            Err(errno) => {
+                // A pid namespace that has lost its init takes nobody, and this is how it says so.
+                let inside = errno == Errno::ENOMEM;
+                let stage = if inside { Stage::Inside } else { Stage::Clone };
+                return Err(Failure { stage, errno });
+            }
+        };
+        // Beside its first steps; it goes no further than them before it is told to.
+        for (mount, path) in cgroups_v1.iter().zip(&self.enter.cgroups_v1) {
+            cgroup::join_v1(mount, path, pid)?;
+        }
+        nix::unistd::write(going, b".").at(Stage::Cgroup)?;
+        Ok(Helper { pid, pidfd })
+    }
+
+    /// Waits until the joiner has executed the helper or says why not.
+    fn executed(&self, status: OwnedFd) -> Result<(), Failure> {
         let deadline = monotonic().saturating_add(EXEC_DEADLINE);
         let mut status = File::from(status);
-        let (mut pid, mut executing) = (None, false);
+        let mut executing = false;
         loop {
             let now = self.row.beat();
             let left = deadline.saturating_sub(now) / 1_000_000;
@@ -222,7 +206,6 @@ impl Keeper<'_> {
             match status.read(&mut message).at(Stage::Exec)? {
                 0 => break,
                 LENGTH => match Message::decode(message) {
-                    Some(Message::Forked(number)) => pid = Some(number),
                     Some(Message::Executing) => executing = true,
                     Some(Message::Failed(failure)) => return Err(failure),
                     None => {
@@ -240,16 +223,7 @@ impl Keeper<'_> {
                 }
             }
         }
-        require(executing, Stage::Exec, Errno::ESRCH)?;
-        // Nobody but us reaps it, so the number is still its own.
-        let pid = pid.ok_or(Failure {
-            stage: Stage::Inside,
-            errno: Errno::ECHILD,
-        })?;
-        Ok(Helper {
-            pid,
-            pidfd: sys::pidfd_open(pid).at(Stage::Inside)?,
-        })
+        require(executing, Stage::Exec, Errno::ESRCH)
     }
 
     /// Waits for the helper's end; one that was killed and does not go is left to the kernel, and we to the launcher.
@@ -281,17 +255,6 @@ fn reap_children() {
     }
 }
 
-/// Reaps the joiner, which has ended or is about to: it forked the helper and has nothing left to do.
-fn joiner_reaped(joiner: &OwnedFd) -> Result<(), Errno> {
-    waitid(Id::PIDFd(joiner.as_fd()), WaitPidFlag::WEXITED).map(drop)
-}
-
-/// Gives a pipe room for a small core in one go: fewer rounds between the kernel, us and the helper. Where the kernel
-/// does not allow it, it stays as it is.
-fn widen(pipe: &OwnedFd) {
-    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(1 << 20));
-}
-
 /// Takes the token that says who reads the pipe (eventfd(2) with one token).
 fn take_claim(claim: &OwnedFd) -> Result<(), Failure> {
     let mut token = [0; 8];
@@ -306,9 +269,4 @@ fn take_claim(claim: &OwnedFd) -> Result<(), Failure> {
             errno,
         }),
     }
-}
-
-/// The number of a descriptor, for the joiner's table.
-pub(crate) fn number(fd: &OwnedFd) -> u32 {
-    fd.as_raw_fd().unsigned_abs()
 }

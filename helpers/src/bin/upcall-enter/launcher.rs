@@ -11,9 +11,9 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::{set_dumpable, set_pdeathsig};
+use nix::sys::prctl::{set_dumpable, set_pdeathsig, set_timerslack};
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as NixStatus, waitid};
 use nix::unistd::{getppid, pipe2};
 use upcall_helpers::seqpacket;
@@ -32,6 +32,10 @@ const SILENCE: u64 = 5_000_000_000;
 
 /// How often beats are looked at while a helper is kept, in milliseconds. Idle, nothing wakes the launcher.
 const LOOK: u16 = 1000;
+
+/// How long the next child waits for the last one's first steps, in milliseconds: it is not needed sooner, and on few
+/// processors its fork would be in the way.
+const PAUSE: u8 = 1;
 
 /// Descriptors below this are for the programs that are started.
 pub(crate) const NUMBERS: i32 = 16;
@@ -67,6 +71,10 @@ struct Child {
 pub(crate) fn run() -> Result<(), Failure> {
     set_dumpable(false).at(Stage::Undumpable)?;
     sys::reset_signals().at(Stage::Scheduling)?;
+    // Everybody we fork inherits these, so once is enough.
+    sys::reset_scheduling().at(Stage::Scheduling)?;
+    set_timerslack(0).at(Stage::Scheduling)?;
+    umask(Mode::from_bits_truncate(0o022));
     let socket = socket().at(Stage::Plan)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let proc = open("/proc", flags, Mode::empty()).at(Stage::Plan)?;
@@ -124,12 +132,22 @@ impl Launcher<'_> {
                 .children
                 .iter()
                 .any(|child| child.row.state() == State::Ready);
-            // Out of processes or rows: whoever ends next makes room, and the daemon's records wait.
-            let waits = self.connected && !ready && self.start().is_err();
-            self.wait(waits);
+            let mut again = false;
+            if self.connected && !ready {
+                self.stand_back();
+                // Out of processes or rows: whoever ends next makes room, and the daemon's records wait.
+                again = self.start().is_err();
+            }
+            self.wait(again);
             self.reap();
             self.end_silent();
         }
+    }
+
+    /// Leaves the processors to the launch that was just taken, unless another one waits already.
+    fn stand_back(&self) {
+        let mut fds = [PollFd::new(self.context.socket, PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::from(PAUSE));
     }
 
     /// Forks the child for the next launch.
@@ -159,8 +177,8 @@ impl Launcher<'_> {
         }
     }
 
-    /// Sleeps until a child has taken a launch or ended. `short`: something has to be tried again.
-    fn wait(&mut self, short: bool) {
+    /// Sleeps until a child has taken a launch or ended. `again`: something has to be tried again soon.
+    fn wait(&mut self, again: bool) {
         let mut fds: Vec<_> = self
             .children
             .iter()
@@ -171,7 +189,7 @@ impl Launcher<'_> {
             .children
             .iter()
             .any(|child| child.row.state() == State::Keeping);
-        let timeout = match (short, keeping) {
+        let timeout = match (again, keeping) {
             (true, _) => PollTimeout::from(10_u8),
             (false, true) => PollTimeout::from(LOOK),
             (false, false) => PollTimeout::NONE,
@@ -234,6 +252,7 @@ fn report(context: &Context<'_>, row: Row, event: Event) {
 
 /// The whole life of a child: waits for a launch and does it.
 fn take(context: &Context<'_>, row: Row, mut taken: &File) -> ! {
+    let prepared = keeper::prepare();
     let received = loop {
         match seqpacket::receive(context.socket) {
             Ok(received) if received.record.is_empty() => sys::exit(CLOSED),
@@ -250,8 +269,13 @@ fn take(context: &Context<'_>, row: Row, mut taken: &File) -> ! {
     drop(taken.write_all(b"."));
     match launch {
         Ok(launch) => match &launch.task {
-            Task::Enter(enter) => keeper::keep(context, &launch, enter, received.fds, row),
-            Task::Exec(exec) => plain::exec(context, &launch, exec, received.fds),
+            Task::Enter(enter) => {
+                keeper::keep(context, &launch, enter, received.fds, prepared, row)
+            }
+            Task::Exec(exec) => {
+                drop(prepared);
+                plain::exec(context, &launch, exec, received.fds)
+            }
         },
         // It names no record to report to; the daemon misses its report and says so.
         Err(_) => sys::exit(127),

@@ -2,14 +2,14 @@
 //!
 //! `upcall-enter --launcher` takes [`Launch`](upcall_helpers::wire::Launch) records from the socket that is its
 //! standard input. Each is done by a *keeper*, a child of the launcher's, which stays on the host, holds the kernel's
-//! pipe, and ends the helper in time; the keeper forks a *joiner*, which enters the container and starts the helper in
-//! its pid namespace.
+//! pipe, and ends the helper in time; the keeper forks a *joiner*, which enters the container and executes the helper.
 //! It decides nothing: what it may do comes in the record, and each step is checked before the next.
 //!
 //! It is static and single-threaded, and started before the daemon puts armour on that helpers would inherit.
 
 mod board;
 mod cgroup;
+mod descriptors;
 mod failure;
 mod inside;
 mod join;

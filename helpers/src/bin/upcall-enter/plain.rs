@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, fcntl};
-use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, access, execve, execveat};
 use upcall_helpers::sys;
 use upcall_helpers::wire::{Event, Exec, FdRole, Launch, Stage};
@@ -87,7 +86,6 @@ impl Given {
     fn prepare(&self, exec: &Exec, reporter: &mut Reporter<'_>) -> Result<(), Failure> {
         sys::reset_sigpipe();
         sys::set_rlimit(RLIMIT_CORE, 1, 1).at(Stage::Limits)?;
-        umask(Mode::from_bits_truncate(0o022));
         if self.program.is_none() {
             // Whoever has the claim has to do the work: a program that is not there must be found out before.
             let path = exec.argv.first().ok_or(Errno::EINVAL).at(Stage::Plan)?;

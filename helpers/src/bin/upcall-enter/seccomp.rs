@@ -42,7 +42,12 @@ const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 /// # Errors
 /// Does not fail with this list.
 pub(crate) fn filter() -> Result<Vec<Instruction>, Errno> {
+    // The number's bit within its word, for the end. It comes first because it ends the kernel's trying out of every
+    // number when a filter is installed: all else here would make a helper wait for that.
     let mut program = vec![
+        load(NUMBER),
+        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 31, 0, 0),
+        instruction(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
         load(ARCHITECTURE),
         jump(libc::BPF_JEQ, ARCH, 1, 0),
         end(KILL),
@@ -70,12 +75,12 @@ pub(crate) fn filter() -> Result<Vec<Instruction>, Errno> {
     case(&mut program, libc::SYS_personality, &personality)?;
 
     let words = words(COMMON.iter().chain(LEGACY))?;
-    program.extend([
-        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 31, 0, 0),
-        instruction(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
-        load(NUMBER),
-        instruction(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 5, 0, 0),
-    ]);
+    program.push(instruction(
+        libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K,
+        5,
+        0,
+        0,
+    ));
     let mut search = Vec::new();
     find_word(&mut search, 0, &words)?;
     // Each leaf of the search goes on behind the last one, with its word loaded.

@@ -1,4 +1,4 @@
-//! The pipe on which joiner and helper-to-be tell the keeper how far they came. It closes when the helper is executed.
+//! The pipe on which the joiner tells the keeper how far it came. It closes when the helper is executed.
 //!
 //! A message is twelve bytes, so a pipe keeps it whole: three little-endian numbers, the first saying which message.
 
@@ -14,15 +14,12 @@ use crate::failure::Failure;
 /// Bytes of one message.
 pub(crate) const LENGTH: usize = 12;
 
-const FORKED: u32 = 1;
-const FAILED: u32 = 2;
-const EXECUTING: u32 = 3;
+const FAILED: u32 = 1;
+const EXECUTING: u32 = 2;
 
 /// One message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// The helper-to-be has this pid in the keeper's pid namespace, and the keeper is its parent.
-    Forked(u32),
     /// A step failed.
     Failed(Failure),
     /// The next thing is the exec. A pipe that closes without this belonged to a process that died before.
@@ -38,7 +35,6 @@ impl Message {
             .collect::<Vec<_>>()
             .as_slice()
         {
-            [FORKED, pid, 0] => Some(Self::Forked(*pid)),
             [EXECUTING, 0, 0] => Some(Self::Executing),
             [FAILED, stage, errno] => Some(Self::Failed(Failure {
                 stage: Stage::from_code(u8::try_from(*stage).ok()?)?,
@@ -65,7 +61,6 @@ impl Sender {
     /// Sends one message; a keeper that is gone needs none.
     pub(crate) fn send(&self, message: Message) {
         let words = match message {
-            Message::Forked(pid) => [FORKED, pid, 0],
             Message::Executing => [EXECUTING, 0, 0],
             Message::Failed(failure) => [
                 FAILED,
@@ -90,11 +85,7 @@ mod tests {
             stage: Stage::Join,
             errno: Errno::ESRCH,
         };
-        for message in [
-            Message::Forked(4_000_000),
-            Message::Failed(failure),
-            Message::Executing,
-        ] {
+        for message in [Message::Failed(failure), Message::Executing] {
             sender.send(message);
             let mut bytes = [0; LENGTH];
             assert_eq!(nix::unistd::read(&read, &mut bytes), Ok(LENGTH));

@@ -3,23 +3,22 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
+use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::sys;
 use upcall_helpers::wire::{CORE_PIDFD_WORD, Hook, Request, RequestFd, Verdict};
 
-use crate::hookfile::HookFile;
-use crate::{link, spool};
+use crate::{FAILURE, SUCCESS, link, spool};
 
 /// Where `install` puts the hooks' files unless core_pattern says otherwise.
 const HOOKS: &[u8] = b"/etc/upcalld/hooks";
 
 /// Serves one core dump.
-pub(crate) fn run(mut words: Vec<Vec<u8>>) -> ExitCode {
+pub(crate) fn run(mut words: Vec<Vec<u8>>) -> u8 {
     let started = monotonic();
     let option = words
         .first()
@@ -31,7 +30,7 @@ pub(crate) fn run(mut words: Vec<Vec<u8>>) -> ExitCode {
     let directory = option.as_deref().unwrap_or(HOOKS);
     let hook = HookFile::read(Path::new(std::ffi::OsStr::from_bytes(directory)), "core");
     let (Ok(stdin), Ok(claim)) = (sys::inherited(0), one_token()) else {
-        return ExitCode::FAILURE; // not started by the kernel, or it is out of memory
+        return FAILURE; // not started by the kernel, or it is out of memory
     };
     // Room for a small core in one go: the kernel writes it while we ask. It may say no.
     let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(1 << 20));
@@ -50,13 +49,13 @@ pub(crate) fn run(mut words: Vec<Vec<u8>>) -> ExitCode {
     };
     match link::ask(&hook, &request, &given) {
         // Refused: closing the pipe ends the dump.
-        Ok(Verdict::Deny { .. }) => ExitCode::FAILURE,
+        Ok(Verdict::Deny { .. }) => FAILURE,
         // Absent, late, or told so. Whoever has the token reads; if it is gone, a worker does.
         Ok(Verdict::Fallback) | Err(_) if claimed(&claim) => {
             spool::keep(&hook, &request.argv, &stdin)
         }
         // Somebody else holds the claim.
-        Ok(Verdict::Done | Verdict::Fallback) | Err(_) => ExitCode::SUCCESS,
+        Ok(Verdict::Done | Verdict::Fallback) | Err(_) => SUCCESS,
     }
 }
 

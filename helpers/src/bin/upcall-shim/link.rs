@@ -7,10 +7,9 @@ use nix::errno::Errno;
 use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike};
+use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::seqpacket;
 use upcall_helpers::wire::{Request, Verdict};
-
-use crate::hookfile::HookFile;
 
 /// Sends the request and waits for the verdict.
 ///

@@ -8,7 +8,6 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, SpliceFFlags, openat, splice};
@@ -16,16 +15,17 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::linkat;
+use upcall_helpers::hookfile::HookFile;
 
-use crate::hookfile::HookFile;
+use crate::{FAILURE, SUCCESS};
 
 /// The most that one call moves.
 const CHUNK: usize = 1 << 20;
 
 /// Keeps what comes through the pipe, or says in the kernel's log why it could not.
-pub(crate) fn keep(hook: &HookFile, words: &[Vec<u8>], pipe: &OwnedFd) -> ExitCode {
+pub(crate) fn keep(hook: &HookFile, words: &[Vec<u8>], pipe: &OwnedFd) -> u8 {
     match write(hook, words, pipe) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => SUCCESS,
         Err(error) => {
             // The journal may be what crashed, and nobody reads our standard error.
             let pid = words
@@ -36,7 +36,7 @@ pub(crate) fn keep(hook: &HookFile, words: &[Vec<u8>], pipe: &OwnedFd) -> ExitCo
             let line = format!("upcalld: core of process {pid} lost: not spooled: {error}\n");
             let kmsg = OpenOptions::new().write(true).open("/dev/kmsg");
             drop(kmsg.and_then(|mut kmsg| kmsg.write_all(line.as_bytes())));
-            ExitCode::FAILURE
+            FAILURE
         }
     }
 }

@@ -17,17 +17,17 @@ const SIZE_MAX: u64 = 4096;
 
 /// What the file says.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct HookFile {
+pub struct HookFile {
     /// The daemon's socket.
-    pub(crate) socket: PathBuf,
+    pub socket: PathBuf,
     /// How long the shim waits for the daemon.
-    pub(crate) deadline: Duration,
+    pub deadline: Duration,
     /// Where cores are kept that the daemon did not take.
-    pub(crate) spool: PathBuf,
+    pub spool: PathBuf,
     /// Bytes that the spool may hold.
-    pub(crate) spool_max: u64,
+    pub spool_max: u64,
     /// Bytes that must stay free on the spool's file system.
-    pub(crate) keep_free: u64,
+    pub keep_free: u64,
 }
 
 impl Default for HookFile {
@@ -44,7 +44,7 @@ impl Default for HookFile {
 
 impl HookFile {
     /// Reads `directory/hook`.
-    pub(crate) fn read(directory: &Path, hook: &str) -> Self {
+    pub fn read(directory: &Path, hook: &str) -> Self {
         let mut file = Self::default();
         if let Some(text) = trusted(&directory.join(hook)) {
             file.parse(&text);

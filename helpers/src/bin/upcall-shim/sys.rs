@@ -1,0 +1,17 @@
+//! Where the shim starts: C's `main`, without what Rust's runtime does before it.
+//!
+//! The shim is started once for every crash, and the crashed process waits. The runtime's start (a poll of 0 to 2, the
+//! stack's bounds out of /proc/self/maps, an alternate signal stack) and what it links cost a tenth of our whole life.
+//! What of it the shim needs is done here and in [`super::run`]; std has the arguments from the C library itself.
+
+#![expect(unsafe_code, reason = "a symbol that the C library calls")]
+
+use std::ffi::{c_char, c_int};
+
+/// Called by the C library, once, with nothing running beside it.
+/// `no_mangle` wants a name that is defined once and is what its callers take it for: in a program without Rust's runtime
+/// nothing else is called `main`, and this has the signature that C's start-up calls.
+#[unsafe(no_mangle)]
+extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
+    super::run().into()
+}
