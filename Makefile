@@ -21,7 +21,7 @@ BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) runc podman conmon busybox-static util-linux
 CHECK_PACKAGES := $(DEMO_PACKAGES) binutils
 
-.PHONY: help build helpers test-programs demo check check-host bench fuzz install uninstall clean
+.PHONY: help build helpers test-programs bench-peer demo check check-host bench fuzz install uninstall clean
 
 help:
 	@echo 'upcalld: the kernel'\''s upcalls, answered in the right container'
@@ -42,6 +42,9 @@ test-programs: helpers
 		$(CARGO) rustc --quiet --package upcall-e2e --no-default-features --bin $$program \
 			--profile helper -- $(STATIC); done
 
+bench-peer: helpers
+	@$(CARGO) rustc --quiet --package upcall-e2e --no-default-features --bin bench-peer --profile helper -- $(STATIC)
+
 demo: ## nine real crashes (runc, podman, host, nested, unregistered): who asked, what ran inside; root, 1 min
 	@tools/need --report $(TARGET)/packages.txt $(DEMO_PACKAGES)
 	@$(MAKE) --no-print-directory build test-programs
@@ -57,7 +60,7 @@ check-host: ## the rest, on this host's real hooks, saved and put back also on f
 
 bench: ## side by side with what the kernel and other handlers cost: medians, ratios
 	@tools/need $(DEMO_PACKAGES)
-	@$(MAKE) --no-print-directory build test-programs
+	@$(MAKE) --no-print-directory build test-programs bench-peer
 	@$(CARGO) build --release --quiet --package upcall-e2e --bin bench
 	@$(TARGET)/release/bench --libexec $(PROGRAMS) --daemon $(TARGET)/release/upcalld
 	@$(CARGO) bench --quiet --package upcall-config

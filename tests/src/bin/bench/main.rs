@@ -1,0 +1,59 @@
+//! `make bench`: what upcalld costs, side by side with what the kernel and other handlers cost, in one run.
+//!
+//! Rounds go from handler to handler, so whatever else the machine does is shared by all of them. Figures are medians;
+//! ratios are the median of the rounds' ratios. Nothing fails by the clock.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is what it is for"
+)]
+
+mod crash;
+mod idle;
+mod shim;
+mod stats;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use upcall_e2e::programs::Programs;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut words = std::env::args().skip(1);
+    let mut programs = Programs {
+        directory: std::path::PathBuf::new(),
+        daemon: std::path::PathBuf::new(),
+    };
+    let mut rounds = 15;
+    while let Some(word) = words.next() {
+        let value = words
+            .next()
+            .with_context(|| format!("{word} wants a value"))?;
+        match word.as_str() {
+            "--libexec" => programs.directory = std::path::absolute(value)?,
+            "--daemon" => programs.daemon = std::path::absolute(value)?,
+            "--rounds" => rounds = value.parse()?,
+            _ => anyhow::bail!(
+                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N]"
+            ),
+        }
+    }
+    println!(
+        "upcalld bench: medians of one run; {} processors\n",
+        std::thread::available_parallelism()?
+    );
+    crash::run(&programs, rounds)?;
+    shim::run(&programs, rounds * 20)?;
+    idle::run(&programs)
+}
