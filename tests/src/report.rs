@@ -13,7 +13,7 @@ pub struct Report {
     pub env: Vec<String>,
     /// Bytes of standard input.
     pub stdin_bytes: u64,
-    /// [`Hash`] of standard input.
+    /// [`Hash`](struct@Hash) of standard input.
     pub stdin_hash: String,
     /// Real, effective, saved, file system user.
     pub uid: [u32; 4],
