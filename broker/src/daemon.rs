@@ -273,6 +273,13 @@ fn start_log(foreground: bool) {
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
+            // The other fields are the journal's, to search by; the message says the same in words.
+            .fmt_fields(fmt::format::debug_fn(|writer, field, value| {
+                match field.name() {
+                    "message" => write!(writer, "{value:?}"),
+                    _ => Ok(()),
+                }
+            }))
     });
     let log = tracing_subscriber::registry()
         .with(filter)

@@ -96,12 +96,10 @@ impl Origin {
 
 impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let comm = self.facts.comm.as_deref().map(escape).unwrap_or_default();
-        write!(
-            f,
-            "process {} {comm}: {}",
-            self.facts.pid.unwrap_or(0),
-            self.why
-        )
+        write!(f, "process {}", self.facts.pid.unwrap_or(0))?;
+        if let Some(comm) = self.facts.comm.as_deref().filter(|comm| !comm.is_empty()) {
+            write!(f, " {}", escape(comm))?;
+        }
+        write!(f, ": {}", self.why)
     }
 }

@@ -173,7 +173,7 @@ impl Resolver {
             };
             match check::accept(origin, &state, nominee.component) {
                 Ok(leader) => {
-                    let container = self.describe(&state, nominee, leader);
+                    let container = self.describe(&state, nominee, leader, &ACCEPTED);
                     resolution.host_only = check::outside(origin, &container, &self.host);
                     resolution.container = Some(container);
                     return true;
@@ -201,7 +201,7 @@ impl Resolver {
             {
                 match check::accept(origin, &state, nominee.component) {
                     Ok(leader) => {
-                        let container = self.describe(&state, &nominee, leader);
+                        let container = self.describe(&state, &nominee, leader, &ACCEPTED);
                         resolution.host_only = check::outside(origin, &container, &self.host);
                         resolution.container = Some(container);
                         return;
@@ -230,7 +230,8 @@ impl Resolver {
                     if !check::lives_below(origin, &leader) {
                         continue;
                     }
-                    let container = self.describe(&state, &nominee, leader);
+                    let accepted_by = ["state", "leader", "namespaces"];
+                    let container = self.describe(&state, &nominee, leader, &accepted_by);
                     let why = "its cgroup is not the container's".to_owned();
                     resolution.host_only = Some((Reason::FromOutside, why));
                     resolution.container = Some(container);
@@ -268,7 +269,13 @@ impl Resolver {
             .ok()
     }
 
-    fn describe(&self, state: &State, nominee: &Nominee<'_>, leader: Leader) -> Container {
+    fn describe(
+        &self,
+        state: &State,
+        nominee: &Nominee<'_>,
+        leader: Leader,
+        accepted_by: &[&'static str],
+    ) -> Container {
         let podman = nominee.family == Family::Podman;
         let names = if podman {
             self.podman.names(&state.id)
@@ -305,10 +312,13 @@ impl Resolver {
             facts,
             leader,
             own_namespaces,
-            accepted_by: vec!["state", "leader", "namespaces", "cgroup"],
+            accepted_by: accepted_by.to_vec(),
         }
     }
 }
+
+/// What speaks for a container that [`check::accept`] accepts.
+const ACCEPTED: [&str; 4] = ["state", "leader", "namespaces", "cgroup"];
 
 fn describe_refusal(state: &State, refused: &Refused) -> String {
     format!(
