@@ -16,6 +16,10 @@ HELPERS  := upcall-shim upcall-enter upcall-store
 PROGRAMS := $(TARGET)/helper
 STATIC   := -Ctarget-feature=+crt-static
 
+# Where shells look for completions, below PREFIX.
+COMPLETIONS := share/bash-completion/completions/upcallctl share/zsh/vendor-completions/_upcallctl \
+	share/fish/vendor_completions.d/upcallctl.fish
+
 # Debian packages.
 BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) runc podman conmon busybox-static util-linux
@@ -81,12 +85,19 @@ install: build ## DESTDIR= PREFIX=/usr; touches no hook, that is `upcallctl inst
 		$(DESTDIR)$(PREFIX)/share/doc/upcalld/examples/
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/upcalld/
 	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -m 644 docs/*.schema.json $(DESTDIR)$(PREFIX)/share/doc/upcalld/
+	install -d $(TARGET)/completions
+	$(TARGET)/release/upcallctl generate completions $(TARGET)/completions
+	mv $(TARGET)/completions/upcallctl.bash $(TARGET)/completions/upcallctl
+	for file in $(COMPLETIONS); do \
+		install -D -m 644 $(TARGET)/completions/$${file##*/} $(DESTDIR)$(PREFIX)/$$file; done
 
 uninstall: ## puts the hooks back, then removes the files
 	@if [ -z "$(DESTDIR)" ] && [ -x $(PREFIX)/bin/upcallctl ]; then $(PREFIX)/bin/upcallctl uninstall; fi
 	rm -f $(DESTDIR)$(PREFIX)/bin/upcallctl $(DESTDIR)$(PREFIX)/sbin/upcalld
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/upcalld $(DESTDIR)$(PREFIX)/lib/upcalld
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/upcalld
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(COMPLETIONS))
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(notdir $(wildcard docs/man/*.8)))
 	@echo 'kept: records, cores and rules of yours in $(DESTDIR)/var/lib/upcalld and $(DESTDIR)/etc/upcalld'
 
