@@ -23,6 +23,8 @@ pub struct Leader {
     pub cgroup: Vec<String>,
     /// Soft and hard limits in the kernel's order; `-` is none.
     pub limits: Vec<[String; 2]>,
+    /// /proc/PID/oom_score_adj.
+    pub oom_score_adj: i32,
 }
 
 impl Leader {
@@ -48,6 +50,7 @@ impl Leader {
             status: status.collect(),
             cgroup: text("cgroup")?.lines().map(str::to_owned).collect(),
             limits: limits(&text("limits")?),
+            oom_score_adj: text("oom_score_adj")?.trim().parse()?,
         })
     }
 

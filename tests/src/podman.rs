@@ -77,7 +77,9 @@ impl Podman {
         let place = sandbox.path("bundles").join(&self.name);
         std::fs::create_dir(&place).with_context(|| format!("a second {}", self.name))?;
         let root = Rootfs::create(sandbox, place.join("root"))?;
-        let mut start = podman(["run", "--detach", "--network=none", "--name", &name]);
+        // A cgroup namespace or not is otherwise the host's cgroup version's business.
+        let mut start = podman(["run", "--detach", "--network=none", "--cgroupns=host"]);
+        start.args(["--name", &name]);
         // Without CAP_SYS_RESOURCE podman's own default limits cannot be set.
         start.args(["--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096"]);
         start.args(&self.flags);

@@ -90,6 +90,9 @@ pub fn profile(report: &Report, to: &Relation<'_>) -> Result<Value> {
         set("root", json!("the init's"))?;
     }
     set("cgroup", cgroup(report, to))?;
+    if report.oom_score_adj == Some(to.leader.oom_score_adj.max(0)) {
+        set("oom_score_adj", json!("the init's"))?;
+    }
     set("limits", limits(report, to.leader))?;
     let related = |pid: i32| match pid {
         0 => json!("outside"),
@@ -130,9 +133,12 @@ fn namespaces(report: &Report, to: &Relation<'_>) -> Value {
     Value::Object(report.namespaces.iter().map(related).collect())
 }
 
-/// One line for cgroup2 and one for all v1 hierarchies: hosts differ in which there are.
+/// One line for cgroup2 and one for all v1 hierarchies: hosts differ in which there are, and many have none.
 fn cgroup(report: &Report, to: &Relation<'_>) -> Value {
     let mut words = Map::new();
+    if report.cgroup.len() == 1 {
+        words.insert("v1".to_owned(), json!("the init's"));
+    }
     for line in &report.cgroup {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next().unwrap_or("?"), parts.next().unwrap_or("?"));

@@ -103,11 +103,13 @@ impl Options {
     pub(crate) fn packages(&self) -> String {
         let version = |program: &mut Command| {
             let said = run(program.arg("--version")).unwrap_or_default();
-            said.lines()
+            let last = said
+                .lines()
                 .next()
-                .and_then(|line| line.split(' ').next_back())
-                .unwrap_or("?")
-                .to_owned()
+                .and_then(|line| line.split(' ').next_back());
+            // What the distribution added is its own business.
+            let upstream = last.and_then(|version| version.split('+').next());
+            upstream.unwrap_or("?").to_owned()
         };
         let runc = version(&mut command("runc"));
         let podman = version(&mut command("podman"));
