@@ -14,6 +14,7 @@ use crate::sandbox::Sandbox;
 
 const PATTERN: &str = "/proc/sys/kernel/core_pattern";
 const PIPE_LIMIT: &str = "/proc/sys/kernel/core_pipe_limit";
+const SUID_DUMPABLE: &str = "/proc/sys/fs/suid_dumpable";
 
 /// Whoever changes the host's hooks in a test holds this.
 const LOCK: &str = "/run/upcalld-host-hooks.lock";
@@ -21,11 +22,12 @@ const LOCK: &str = "/run/upcalld-host-hooks.lock";
 /// What stood in the hooks while somebody has borrowed them.
 const SAVED: &str = "/run/upcalld-host-hooks.saved";
 
-/// core_pattern and core_pipe_limit, as they are and as they were.
+/// core_pattern, core_pipe_limit and fs.suid_dumpable as they were.
 #[derive(Debug)]
 pub struct HostHook {
     pattern: String,
     pipe_limit: String,
+    suid_dumpable: String,
     _lock: File,
 }
 
@@ -38,9 +40,11 @@ impl HostHook {
         let hook = Self::borrow_quietly()?;
         let pattern = format!("{}\n", hook.pattern).into_bytes();
         let pipe_limit = format!("{}\n", hook.pipe_limit).into_bytes();
+        let suid_dumpable = format!("{}\n", hook.suid_dumpable).into_bytes();
         crate::sys::write_at_the_end(vec![
             (c"/proc/sys/kernel/core_pattern", pattern),
             (c"/proc/sys/kernel/core_pipe_limit", pipe_limit),
+            (c"/proc/sys/fs/suid_dumpable", suid_dumpable),
         ])?;
         Ok(hook)
     }
@@ -53,17 +57,24 @@ impl HostHook {
         let lock = File::create(LOCK).context(LOCK)?;
         lock.lock()?;
         if let Ok(saved) = std::fs::read_to_string(SAVED) {
-            let (pipe_limit, pattern) = saved.split_once('\n').context(SAVED)?;
-            write(PATTERN, pattern.trim_end_matches('\n'))?;
-            write(PIPE_LIMIT, pipe_limit)?;
+            let mut lines = saved.splitn(3, '\n');
+            let mut next = || lines.next().context(SAVED);
+            write(PIPE_LIMIT, next()?)?;
+            write(SUID_DUMPABLE, next()?)?;
+            write(PATTERN, next()?.trim_end_matches('\n'))?;
         }
         let hook = Self {
             pattern: read(PATTERN)?,
             pipe_limit: read(PIPE_LIMIT)?,
+            suid_dumpable: read(SUID_DUMPABLE)?,
             _lock: lock,
         };
         let mut file = File::create(SAVED).context(SAVED)?;
-        file.write_all(format!("{}\n{}\n", hook.pipe_limit, hook.pattern).as_bytes())?;
+        writeln!(
+            file,
+            "{}\n{}\n{}",
+            hook.pipe_limit, hook.suid_dumpable, hook.pattern
+        )?;
         file.sync_all()?;
         Ok(hook)
     }
@@ -102,6 +113,7 @@ impl HostHook {
     fn restore(&self) -> Result<()> {
         write(PATTERN, &self.pattern)?;
         write(PIPE_LIMIT, &self.pipe_limit)?;
+        write(SUID_DUMPABLE, &self.suid_dumpable)?;
         std::fs::remove_file(SAVED).or_else(|error| {
             let gone = error.kind() == std::io::ErrorKind::NotFound;
             if gone { Ok(()) } else { Err(error) }
@@ -116,6 +128,14 @@ impl Drop for HostHook {
             drop(self.restore());
         }
     }
+}
+
+/// Sets fs.suid_dumpable (proc_sys_fs(5)) until everything that was borrowed is put back.
+///
+/// # Errors
+/// As write(2).
+pub fn suid_dumpable(_borrowed: &HostHook, value: &str) -> Result<()> {
+    write(SUID_DUMPABLE, value)
 }
 
 /// What stands in the hooks now: pattern and limit.

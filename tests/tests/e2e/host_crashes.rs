@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use upcall_e2e::command::{command, pause, until};
 use upcall_e2e::container::{Container, pid_of, runs, waits};
+use upcall_e2e::hook;
 use upcall_e2e::leader::Leader;
 use upcall_e2e::needs;
 use upcall_e2e::podman::Podman;
@@ -317,6 +318,24 @@ fn a_burst_of_one_container_is_nothing_to_another() -> Result<()> {
     })?;
     assert_eq!(told(), 200);
     drop((bursting, quiet));
+    scene.end()
+}
+
+#[test]
+fn nobody_enters_where_processes_that_change_ids_can_be_traced() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+    let victim = container.victim(&[])?;
+    hook::suid_dumpable(&scene.hook, "1")?;
+    container.crash(victim)?;
+    let record = scene.record(victim)?;
+    let run = action(&record, "run")?;
+    assert_eq!(run.stage.as_deref(), Some("undumpable"), "{record:?}");
+    let message = record.message.clone().unwrap_or_default();
+    assert!(message.contains("sysctl fs.suid_dumpable=0"), "{message}");
+    scene.core(&record)?;
+    drop(container);
     scene.end()
 }
 

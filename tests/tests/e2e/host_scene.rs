@@ -25,7 +25,7 @@ store = { ignore_limit = true }
 
 /// The hook is put back first, then the daemon ended, then the place removed.
 pub(crate) struct HostScene {
-    hook: HostHook,
+    pub(crate) hook: HostHook,
     pub(crate) daemon: Daemon,
     pub(crate) sandbox: Sandbox,
 }
