@@ -397,6 +397,7 @@ impl Broker {
 
     /// Ends what is put together and not written yet, before the daemon ends.
     pub fn flush(&self) {
+        self.launcher.tidy();
         for draft in self.refusals.take_all() {
             let (record, micros) = draft.finish();
             let result = self.records.write(&record, micros);

@@ -48,6 +48,7 @@ fn enter() -> Launch {
             FdRole::CgroupV1,
             FdRole::CgroupV1,
             FdRole::FreezerV1,
+            FdRole::MemoryV1,
             FdRole::Stdin,
             FdRole::Claim,
             FdRole::Record,

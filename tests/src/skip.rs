@@ -18,6 +18,8 @@ pub enum Need {
     Fuse,
     /// The cgroup v1 freezer.
     FreezerV1,
+    /// The memory controller of cgroup v1, or that of cgroup2 for children of the root.
+    MemoryController,
     /// Leave to change the host's hooks for a moment: `make check-host`.
     HostHooks,
 }
@@ -36,6 +38,12 @@ impl Need {
             Self::HostHooks => (
                 std::env::var_os("UPCALLD_TEST_HOST_HOOKS").is_some(),
                 "the host's own hooks (make check-host)",
+            ),
+            Self::MemoryController => (
+                Path::new("/sys/fs/cgroup/memory").is_dir()
+                    || std::fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control")
+                        .is_ok_and(|given| given.split_whitespace().any(|name| name == "memory")),
+                "the memory controller of cgroups",
             ),
             Self::FreezerV1 => (
                 Path::new("/sys/fs/cgroup/freezer").is_dir(),

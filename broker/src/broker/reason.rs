@@ -83,9 +83,10 @@ pub(super) fn launch(error: &LaunchError, place: &str) -> Explained {
             ..
         } => Reason::HelperMissing,
         LaunchError::Program { .. } => Reason::HelperNotExecutable,
-        LaunchError::Encode(_) | LaunchError::Send(_) | LaunchError::Descriptor(_) => {
-            Reason::JoinFailed
-        }
+        LaunchError::Enter(EnterError::OurCgroup(_) | EnterError::NoMemoryController)
+        | LaunchError::Encode(_)
+        | LaunchError::Send(_)
+        | LaunchError::Descriptor(_) => Reason::JoinFailed,
     };
     Explained {
         reason,

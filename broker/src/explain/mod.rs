@@ -67,7 +67,7 @@ pub enum ExplainError {
     #[error("there is no process {0}")]
     NoProcess(u32),
     /// It is there, and not even root may look at it.
-    #[error("process {pid} cannot be looked at: {errno:?}")]
+    #[error("process {pid} cannot be looked at: {}; it may have capabilities that you lack", errno.desc())]
     Unreadable {
         /// Which.
         pid: u32,

@@ -49,6 +49,15 @@ pub enum EnterError {
     /// A cgroup of the container's is not there any more.
     #[error("the container's cgroup: {0}")]
     Cgroup(Errno),
+    /// Nor can one of our own be had.
+    #[error("upcalld's own cgroup: {0}")]
+    OurCgroup(Errno),
+    /// There is a limit, and nothing that would hold it.
+    #[error(
+        "the kernel cannot limit its memory here: +memory is missing in cgroup.subtree_control of the root of cgroup2; \
+         use run.address_space instead"
+    )]
+    NoMemoryController,
 }
 
 /// A helper worked out.
@@ -94,14 +103,11 @@ fn inside(
     let ids = ids(run.user(), leader, origin)?;
     let capabilities = leader.capabilities();
     let (mut fds, mut cgroups_v1) = (Vec::new(), Vec::new());
-    let parent = match run.cgroup() {
-        Cgroup::Container => cgroups
-            .unified(&leader.cgroups)
-            .map_err(EnterError::Cgroup)?,
-        Cgroup::Broker => cgroups.for_broker().map_err(EnterError::Cgroup)?,
-    };
-    fds.push((FdRole::Cgroup, parent));
-    if run.cgroup() == Cgroup::Container {
+    if run.cgroup() == Cgroup::Broker {
+        fds.extend(our_cgroup(run, cgroups)?);
+    } else {
+        let parent = cgroups.unified(&leader.cgroups);
+        fds.push((FdRole::Cgroup, parent.map_err(EnterError::Cgroup)?));
         let v1 = cgroups.v1(&leader.cgroups).map_err(EnterError::Cgroup)?;
         for (mount, path) in v1.cgroups {
             let mount = mount.try_clone_to_owned();
@@ -144,7 +150,7 @@ fn inside(
 }
 
 fn on_host(run: &Run, cgroups: &Cgroups, id: &str) -> Result<Planned, EnterError> {
-    let parent = cgroups.for_broker().map_err(EnterError::Cgroup)?;
+    let fds = our_cgroup(run, cgroups)?;
     let mut enter = plain(run, id);
     if let Some(limit) = enter.limits.get_mut(RLIMIT_CORE) {
         *limit = Rlimit { soft: 1, hard: 1 };
@@ -157,11 +163,25 @@ fn on_host(run: &Run, cgroups: &Cgroups, id: &str) -> Result<Planned, EnterError
     }
     let mut action = described(run);
     (action.uid, action.gid) = (Some(0), Some(0));
-    Ok(Planned {
-        enter,
-        fds: vec![(FdRole::Cgroup, parent)],
-        action,
-    })
+    Ok(Planned { enter, fds, action })
+}
+
+/// Where a helper is that no container pays for.
+fn our_cgroup(run: &Run, cgroups: &Cgroups) -> Result<Vec<(FdRole, OwnedFd)>, EnterError> {
+    if run.memory().is_none() {
+        let parent = cgroups.for_broker().map_err(EnterError::OurCgroup)?;
+        return Ok(vec![(FdRole::Cgroup, parent)]);
+    }
+    let limited = cgroups.for_limited().map_err(|errno| {
+        if errno == Errno::EOPNOTSUPP {
+            return EnterError::NoMemoryController;
+        }
+        EnterError::OurCgroup(errno)
+    })?;
+    let memory = limited.memory_v1.map(|fd| (FdRole::MemoryV1, fd));
+    let mut fds = vec![(FdRole::Cgroup, limited.unified)];
+    fds.extend(memory);
+    Ok(fds)
 }
 
 /// What is the same in every place.

@@ -225,6 +225,11 @@ impl Launcher {
         self.cgroups.end_child(place, &format!("upcall-{id}"));
     }
 
+    /// Leaves no cgroup of ours behind where no helper is.
+    pub fn tidy(&self) {
+        self.cgroups.remove_limited();
+    }
+
     /// Starts a helper. `container` is where, for a plan whose place it is. Returns what the record says about it.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollTimeout, poll};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use upcall_helpers::cgroupfs::open_beneath;
 
@@ -27,6 +27,18 @@ pub struct Cgroups {
     v1: BTreeMap<Vec<u8>, OwnedFd>,
     /// Where we are ourselves, by the same names.
     own: Vec<CgroupLine>,
+}
+
+/// Below the root of a hierarchy.
+const LIMITED: &str = "upcalld";
+
+/// Directories in which cgroups of helpers are made whose memory is limited.
+#[derive(Debug)]
+pub struct Limited {
+    /// In cgroup2.
+    pub unified: OwnedFd,
+    /// In the v1 hierarchy that has the memory controller; else cgroup2 has it.
+    pub memory_v1: Option<OwnedFd>,
 }
 
 /// What a process needs to join the v1 cgroups of another.
@@ -95,9 +107,14 @@ impl Cgroups {
         Ok(v1)
     }
 
-    /// Ends everything in the child `name` of a process's cgroup2 cgroup or of one above it, and takes the child away:
-    /// what is left of a helper whose keeper was killed. Waits a moment for those who end.
+    /// Ends everything in the child `name` of a process's cgroup2 cgroup or of one above it, or of [`LIMITED`], and takes
+    /// the child away: what is left of a helper whose keeper was killed. Waits a moment for those who end.
     pub fn end_child(&self, place: &[CgroupLine], name: &str) {
+        for mount in std::iter::once(self.unified.as_fd()).chain(self.memory_v1()) {
+            if let Ok(parent) = directory(mount, format!("/{LIMITED}").as_bytes()) {
+                end(&parent, name);
+            }
+        }
         let Some(line) = place.iter().find(|line| line.controllers.is_empty()) else {
             return;
         };
@@ -113,28 +130,69 @@ impl Cgroups {
         }
     }
 
-    /// A directory of our own in cgroup2, made if need be, for helpers that a container does not pay for.
+    /// Where helpers are that a container does not pay for: our own cgroup.
     ///
     /// # Errors
-    /// As mkdir(2).
+    /// `ENOENT` where we were moved away and it is gone.
     pub fn for_broker(&self) -> Result<OwnedFd, Errno> {
         self.unified(&self.own)
+    }
+
+    /// Where helpers are whose memory is limited: [`LIMITED`], made if need be. Not our own cgroup, since cgroup2 gives
+    /// controllers only to children of a cgroup without processes (cgroups(7), "no internal processes").
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the memory controller is in neither kind of hierarchy; else as mkdir(2).
+    pub fn for_limited(&self) -> Result<Limited, Errno> {
+        let unified = made(self.unified.as_fd())?;
+        let memory_v1 = self.memory_v1().map(made).transpose()?;
+        if memory_v1.is_none() {
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            let control = openat(&unified, "cgroup.subtree_control", flags, Mode::empty())?;
+            match nix::unistd::write(&control, b"+memory") {
+                // Not given to the children of the root.
+                Err(Errno::ENOENT | Errno::EINVAL) => return Err(Errno::EOPNOTSUPP),
+                written => written?,
+            };
+        }
+        Ok(Limited { unified, memory_v1 })
+    }
+
+    /// Takes [`LIMITED`] away again, if nobody is in it.
+    pub fn remove_limited(&self) {
+        for mount in std::iter::once(self.unified.as_fd()).chain(self.memory_v1()) {
+            let _ = unlinkat(mount, LIMITED, UnlinkatFlags::RemoveDir);
+        }
+    }
+
+    fn memory_v1(&self) -> Option<BorrowedFd<'_>> {
+        let named = |controllers: &[u8]| {
+            controllers
+                .split(|byte| *byte == b',')
+                .any(|name| name == b"memory")
+        };
+        let found = self.v1.iter().find(|(controllers, _)| named(controllers));
+        found.map(|(_, mount)| mount.as_fd())
+    }
+}
+
+/// Makes [`LIMITED`] in this hierarchy, if need be, and opens it.
+fn made(mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    match mkdirat(mount, LIMITED, Mode::from_bits_truncate(0o755)) {
+        Ok(()) | Err(Errno::EEXIST) => directory(mount, format!("/{LIMITED}").as_bytes()),
+        Err(errno) => Err(errno),
     }
 }
 
 /// Ends everything in a child of this cgroup, if there is one, and removes it.
 fn end(parent: &OwnedFd, name: &str) {
     let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-    let Ok(kill) = openat(
-        parent,
-        format!("{name}/cgroup.kill").as_str(),
-        flags,
-        Mode::empty(),
-    ) else {
-        return;
-    };
+    let kill = format!("{name}/cgroup.kill"); // not in v1, where it has been emptied before
+    let kill = openat(parent, kill.as_str(), flags, Mode::empty());
     for pause in [0_u8, 1, 5, 20, 100] {
-        let _ = nix::unistd::write(&kill, b"1");
+        if let Ok(kill) = &kill {
+            let _ = nix::unistd::write(kill, b"1");
+        }
         let _ = poll(&mut [], PollTimeout::from(pause));
         if unlinkat(parent, name, UnlinkatFlags::RemoveDir) != Err(Errno::EBUSY) {
             return;

@@ -85,6 +85,9 @@ pub enum FdRole {
     Hold,
     /// The claim's eventfd: its token is taken before the first byte is read.
     Claim,
+    /// Directory, in the cgroup v1 hierarchy of the memory controller, in which a cgroup that limits the helper's
+    /// memory is made; where there is none, cgroup2 has that controller.
+    MemoryV1,
     /// The open record, append only.
     Record,
     /// The program, where it is executed by descriptor.
@@ -105,6 +108,7 @@ impl FdRole {
             Self::Program => 7,
             Self::Hold => 8,
             Self::FreezerV1 => 9,
+            Self::MemoryV1 => 10,
             Self::Number(number) => 128 | (number & 15),
         }
     }
@@ -120,6 +124,7 @@ impl FdRole {
             7 => Some(Self::Program),
             8 => Some(Self::Hold),
             9 => Some(Self::FreezerV1),
+            10 => Some(Self::MemoryV1),
             128..=143 => Some(Self::Number(code & 15)),
             _ => None,
         }
@@ -186,7 +191,7 @@ pub struct Enter {
     pub limits: [Rlimit; RLIMITS],
     /// The cgroup to join in each of the [`FdRole::CgroupV1`] hierarchies, as an absolute path.
     pub cgroups_v1: Vec<Vec<u8>>,
-    /// `memory.max` of the helper's own cgroup, in bytes.
+    /// What the helper and all it starts may use of memory, in bytes.
     pub memory: Option<u64>,
     /// Ended when this long went by without a byte taken, in milliseconds.
     pub progress: u32,

@@ -1,5 +1,6 @@
 //! Helpers that are not there, fail, hang, flood, fork and fall: what the record says, and that nothing is left.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -274,6 +275,26 @@ fn a_helper_gets_no_more_address_space_than_its_rule_gives() -> Result<()> {
         said.starts_with("65536\n") && said.contains("out of memory"),
         "{said}"
     );
+    scene.end()
+}
+
+#[test]
+fn a_helper_gets_no_more_memory_than_its_rule_gives() -> Result<()> {
+    needs!(Root, Runc, MemoryController);
+    let limited = "cgroup = \"broker\", memory = \"16MiB\", timeout";
+    // It is dd that is over it; the shell goes on and tells.
+    let text = "cat >/dev/null; dd if=/dev/zero of=/dev/null bs=64M count=1; echo $?; cat /proc/self/cgroup";
+    let (scene, _container, _, record) =
+        helper(&rule().replace("timeout", limited), script("/helper", text))?;
+    let said = said(&record)?;
+    let cgroup = format!("/upcalld/upcall-{}", record.id);
+    assert!(said.contains("137\n") && said.contains(&cgroup), "{said}");
+    for hierarchy in ["", "/unified", "/memory"] {
+        let left = format!("/sys/fs/cgroup{hierarchy}/upcalld/upcall-{}", record.id);
+        until(Duration::from_secs(2), "its cgroups to go", || {
+            (!Path::new(&left).exists()).then_some(())
+        })?;
+    }
     scene.end()
 }
 

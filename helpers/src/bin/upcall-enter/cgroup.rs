@@ -18,32 +18,60 @@ use crate::failure::{At, Failure, require};
 /// A helper's cgroup; [`HelperCgroup::remove`] takes it away.
 #[derive(Debug)]
 pub(crate) struct HelperCgroup {
-    parent: OwnedFd,
     name: String,
+    unified: Child,
+    memory_v1: Option<Child>,
+}
+
+/// A cgroup and where it is.
+#[derive(Debug)]
+struct Child {
+    parent: OwnedFd,
     directory: OwnedFd,
 }
 
+impl Child {
+    fn create(parent: OwnedFd, name: &str) -> Result<Self, Failure> {
+        mkdirat(&parent, name, Mode::from_bits_truncate(0o755)).at(Stage::Cgroup)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let directory = openat(&parent, name, flags, Mode::empty()).at(Stage::Cgroup)?;
+        Ok(Self { parent, directory })
+    }
+}
+
 impl HelperCgroup {
-    /// Makes the cgroup below `parent` and, where the plan says so, limits its memory.
-    pub(crate) fn create(parent: OwnedFd, id: &[u8], memory: Option<u64>) -> Result<Self, Failure> {
+    /// Makes the cgroup below `parent`, a directory of cgroup2.
+    pub(crate) fn create(parent: OwnedFd, id: &[u8]) -> Result<Self, Failure> {
         require(!is_frozen(parent.as_fd()), Stage::Freezer, Errno::EBUSY)?;
         let name = format!("upcall-{}", String::from_utf8_lossy(id));
-        mkdirat(&parent, name.as_str(), Mode::from_bits_truncate(0o755)).at(Stage::Cgroup)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let directory = openat(&parent, name.as_str(), flags, Mode::empty()).at(Stage::Cgroup)?;
-        let cgroup = Self {
-            parent,
+        Ok(Self {
+            unified: Child::create(parent, &name)?,
             name,
-            directory,
-        };
-        if let Some(bytes) = memory {
-            write(cgroup.fd(), "memory.max", &bytes.to_string()).at(Stage::Cgroup)?;
+            memory_v1: None,
+        })
+    }
+
+    /// Limits its memory, to `bytes`: where a v1 hierarchy has the memory controller, in a second cgroup below `v1`.
+    pub(crate) fn limit_memory(&mut self, v1: Option<OwnedFd>, bytes: u64) -> Result<(), Failure> {
+        let bytes = bytes.to_string();
+        if let Some(parent) = v1 {
+            let child = self.memory_v1.insert(Child::create(parent, &self.name)?);
+            write(child.directory.as_fd(), "memory.limit_in_bytes", &bytes)
+        } else {
+            write(self.fd(), "memory.max", &bytes)
         }
-        Ok(cgroup)
+        .at(Stage::Cgroup)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+        self.unified.directory.as_fd()
+    }
+
+    /// Puts a process where its memory is limited, if that is not here.
+    pub(crate) fn join_memory_v1(&self, pid: u32) -> Result<(), Failure> {
+        self.memory_v1.as_ref().map_or(Ok(()), |child| {
+            write(child.directory.as_fd(), "cgroup.procs", &pid.to_string()).at(Stage::Cgroup)
+        })
     }
 
     /// Ends every process in it.
@@ -54,12 +82,19 @@ impl HelperCgroup {
     /// Ends every process in it and takes it away. Processes that were killed need a moment to leave; one that never
     /// does, because it sleeps uninterruptibly, leaves its cgroup behind.
     pub(crate) fn remove(self) {
+        let mut children: Vec<&Child> = std::iter::once(&self.unified)
+            .chain(&self.memory_v1)
+            .collect();
         for pause in [0_u8, 1, 4, 20, 75, 200] {
             let _ = poll(&mut [], PollTimeout::from(pause));
-            match unlinkat(&self.parent, self.name.as_str(), UnlinkatFlags::RemoveDir) {
-                Err(Errno::EBUSY) => self.kill(),
-                _ => return,
+            children.retain(|child| {
+                let name = self.name.as_str();
+                unlinkat(&child.parent, name, UnlinkatFlags::RemoveDir) == Err(Errno::EBUSY)
+            });
+            if children.is_empty() {
+                return;
             }
+            self.kill();
         }
     }
 }

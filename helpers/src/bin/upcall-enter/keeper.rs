@@ -96,7 +96,10 @@ impl Keeper<'_> {
         let hold = fds.take(FdRole::Hold);
         let claim = fds.take(FdRole::Claim);
         let parent = fds.need(FdRole::Cgroup)?;
-        let cgroup = HelperCgroup::create(parent, &self.launch.id, self.enter.memory)?;
+        let mut cgroup = HelperCgroup::create(parent, &self.launch.id)?;
+        if let Some(bytes) = self.enter.memory {
+            cgroup.limit_memory(fds.take(FdRole::MemoryV1), bytes)?;
+        }
         self.row.keep(cgroup.fd().as_raw_fd());
         let result = self.run_in(&cgroup, pipes, fds, source, claim, reporter);
         // The helper has ended: the crashed process may go.
@@ -177,6 +180,7 @@ impl Keeper<'_> {
         for (mount, path) in cgroups_v1.iter().zip(&self.enter.cgroups_v1) {
             cgroup::join_v1(mount, path, pid)?;
         }
+        cgroup.join_memory_v1(pid)?;
         nix::unistd::write(going, b".").at(Stage::Cgroup)?;
         Ok(Helper { pid, pidfd })
     }

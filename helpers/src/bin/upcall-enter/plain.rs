@@ -76,6 +76,7 @@ impl Given {
                 | FdRole::CgroupV1
                 | FdRole::FreezerV1
                 | FdRole::Stdin
+                | FdRole::MemoryV1
                 | FdRole::Hold => {}
             }
         }
