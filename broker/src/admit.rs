@@ -207,6 +207,13 @@ impl Admit {
         })
     }
 
+    /// How many upcalls hold a place of the global limit.
+    pub fn running(&self) -> u64 {
+        let all = usize::try_from(self.settings.concurrent).unwrap_or(usize::MAX);
+        let taken = all.saturating_sub(self.global.available_permits());
+        u64::try_from(taken).unwrap_or(u64::MAX)
+    }
+
     /// How much of a rule's limit is left, for explaining: takes nothing.
     pub fn left(&self, rule: &RuleRef, limit: Limit, tenant: &Tenant) -> Left {
         let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);

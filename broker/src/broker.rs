@@ -32,6 +32,7 @@ use crate::identify::{self, Lost, Origin};
 use crate::intake::shim::{CoreCall, KernelPipe, Late, Shim};
 use crate::launch::Launcher;
 use crate::linux::parse::CgroupLine;
+use crate::metrics::Metrics;
 use crate::resolve::{Container, Resolution, Resolver};
 use crate::store::id;
 use crate::store::record::{self, Outcome, Process, Record};
@@ -83,6 +84,7 @@ pub struct Broker {
     cmdlines: Cmdlines,
     refusals: Refusals,
     closed: broadcast::Sender<Arc<Record>>,
+    metrics: Metrics,
     self_tests: Mutex<HashMap<u32, Instant>>,
     node: String,
 }
@@ -154,6 +156,7 @@ impl Broker {
             cmdlines: Cmdlines::default(),
             refusals: Refusals::default(),
             closed: broadcast::Sender::new(256),
+            metrics: Metrics::default(),
             self_tests: Mutex::default(),
             node: node.trim().to_owned(),
             policy: RwLock::new(policy),
@@ -300,6 +303,11 @@ impl Broker {
         &self.admit
     }
 
+    /// What was counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Every record from now on, when it is closed.
     pub fn watch(&self) -> broadcast::Receiver<Arc<Record>> {
         self.closed.subscribe()
@@ -369,8 +377,10 @@ impl Broker {
     /// Logs a closed record, and tells those who watch.
     fn told(&self, record: Record, result: Result<(), RecordError>) {
         if let Err(error) = result {
+            self.metrics.unwritten();
             warn!("{error}");
         }
+        self.metrics.closed(&record);
         log(&record);
         drop(self.closed.send(Arc::new(record)));
     }

@@ -22,12 +22,14 @@ use upcall_config::diagnostic::Diagnostic;
 use crate::broker::Broker;
 use crate::explain::{self, ExplainError, Explainer, Explanation, Question};
 use crate::hooks::watch::{CoreState, HookWatch};
+use crate::metrics::Standing;
 use crate::policy::Policies;
 use crate::store::records::Records;
+use crate::store::space;
 
 mod model;
 
-pub use model::{Call, DiagnosticText, INTERFACE, Reload, Reloaded, Status};
+pub use model::{Call, DiagnosticText, INTERFACE, Metrics, Reload, Reloaded, Status};
 
 /// The longest question.
 const QUESTION_MAX: usize = 64 * 1024;
@@ -77,10 +79,11 @@ impl Control {
 
     fn status(&self) -> Status {
         let summary = self.policies.summary();
-        let (core, foreign, foreign_since) = match self.hooks.look() {
-            CoreState::NotInstalled => ("not_installed", None, None),
-            CoreState::Ours => ("ours", None, None),
-            CoreState::Foreign { pattern, since } => ("foreign", Some(pattern), Some(since)),
+        let state = self.hooks.look();
+        let core = state.as_str();
+        let (foreign, foreign_since) = match state {
+            CoreState::NotInstalled | CoreState::Ours => (None, None),
+            CoreState::Foreign { pattern, since } => (Some(pattern), Some(since)),
         };
         let file = self.hooks.file();
         Status {
@@ -106,6 +109,29 @@ impl Control {
                 .map(|error| error.to_string()),
             keep_free: self.broker.settings().store.keep_free,
         }
+    }
+
+    /// Everything that is counted and looked at.
+    pub fn metrics(&self) -> Metrics {
+        let broker = &self.broker;
+        let summary = self.policies.summary();
+        let cores = explain::cores(&broker.places().state);
+        let spool = self.hooks.file().map(|file| file.spool);
+        let spool = spool.unwrap_or_else(|_| broker.places().state.join("spool"));
+        let families = broker.metrics().families(&Standing {
+            started: self.started,
+            core: self.hooks.look().as_str(),
+            foreign_count: self.hooks.foreign_count(),
+            rules: summary.rules.try_into().unwrap_or(u64::MAX),
+            loaded: summary.loaded,
+            unchanged: summary.unchanged,
+            running: broker.admit().running(),
+            spool: space::kept(&spool),
+            cores: space::kept(&cores),
+            free: space::free(&cores),
+            keep_free: broker.settings().store.keep_free,
+        });
+        Metrics { families }
     }
 
     /// Loads the rules again.
@@ -167,6 +193,7 @@ impl Control {
         }
         match method {
             Some("GetStatus") => value(&self.status()),
+            Some("GetMetrics") => value(&self.metrics()),
             Some("Reload") => value(&self.reload(parameters(call.parameters)?)),
             Some("Explain") => value(&self.explain(&parameters(call.parameters)?)?),
             Some("ExpectSelfTest") => {

@@ -28,6 +28,7 @@ use crate::intake::{self, shim::IntakeError};
 use crate::launch::{Launcher, Process};
 use crate::linux::memfd::SealedProgram;
 use crate::linux::seqpacket::Listener;
+use crate::metrics;
 use crate::options::Options;
 use crate::policy::Policies;
 
@@ -93,6 +94,12 @@ async fn serve(
     let watching = tokio::spawn(Arc::clone(&hooks).run());
     let control = Arc::new(Control::new(Arc::clone(&broker), policies, hooks));
     let controlling = control::listen(&options.run.join("control.sock"), Arc::clone(&control))?;
+
+    if let Some(path) = broker.settings().metrics.textfile.clone() {
+        let control = Arc::clone(&control);
+        let text = move || metrics::text(&control.metrics().families);
+        tokio::spawn(metrics::keep_current(path, text));
+    }
 
     let (stop, stopping) = watch::channel(false);
     let accepting = tokio::spawn(accept(

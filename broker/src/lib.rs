@@ -12,6 +12,7 @@ pub mod identify;
 pub mod intake;
 pub mod launch;
 pub mod linux;
+pub mod metrics;
 pub mod options;
 pub mod policy;
 pub mod resolve;

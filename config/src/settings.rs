@@ -15,6 +15,8 @@ pub struct Settings {
     pub runtimes: RuntimeSettings,
     /// `[records]`: what is remembered.
     pub records: RecordSettings,
+    /// `[metrics]`: what is counted.
+    pub metrics: MetricSettings,
 }
 
 /// `[store]`.
@@ -58,6 +60,13 @@ pub struct RuntimeSettings {
 pub struct RecordSettings {
     /// `keep`: how many records at most; the oldest go first.
     pub keep: u64,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MetricSettings {
+    /// `textfile`: where the metrics are written for a collector that reads files.
+    pub textfile: Option<PathBuf>,
 }
 
 impl Default for StoreSettings {

@@ -6,6 +6,7 @@
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -162,6 +163,16 @@ impl Sandbox {
     /// Cores that the shim kept.
     pub fn spool(&self) -> PathBuf {
         self.path("spool")
+    }
+
+    /// upcallctl, told where everything is.
+    pub fn ctl(&self) -> Command {
+        let mut ctl = command(self.programs.daemon.with_file_name("upcallctl"));
+        ctl.arg("--config").arg(self.config());
+        ctl.arg("--state").arg(self.state());
+        ctl.arg("--run").arg(self.sockets());
+        ctl.arg("--libexec").arg(self.libexec());
+        ctl
     }
 
     /// Writes the rules, in one file; `@` stands for the sandbox's own directory.

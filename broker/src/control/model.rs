@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::metrics::Family;
+
 /// The interface's name.
 pub const INTERFACE: &str = "org.upcalld.Control";
 
@@ -52,6 +54,13 @@ pub struct Status {
     pub hook_file_problem: Option<String>,
     /// Bytes that must stay free for cores.
     pub keep_free: u64,
+}
+
+/// The answer of `GetMetrics`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// All families of numbers.
+    pub families: Vec<Family>,
 }
 
 /// The parameters of `Reload`.

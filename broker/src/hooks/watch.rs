@@ -31,6 +31,17 @@ pub enum CoreState {
     },
 }
 
+impl CoreState {
+    /// The word for it: `ours`, `foreign`, `not_installed`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotInstalled => "not_installed",
+            Self::Ours => "ours",
+            Self::Foreign { .. } => "foreign",
+        }
+    }
+}
+
 /// A hook's change, as `upcallctl watch` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookChange {
@@ -146,18 +157,18 @@ impl HookWatch {
 
     /// Logs a change, and tells those who watch.
     fn tell(&self, state: &CoreState) {
-        let (word, pattern) = match state {
+        let pattern = match state {
             CoreState::NotInstalled => {
                 info!("the core hook is not installed any more");
-                ("not_installed", None)
+                None
             }
             CoreState::Ours => {
                 info!("core_pattern is ours again");
-                ("ours", None)
+                None
             }
             CoreState::Foreign { pattern, .. } => {
                 error!("core is foreign: {pattern} (upcallctl status)");
-                ("foreign", Some(pattern.clone()))
+                Some(pattern.clone())
             }
         };
         drop(self.changes.send(HookChange {
@@ -165,7 +176,7 @@ impl HookWatch {
             version: 1,
             time: format!("{:.6}", jiff::Timestamp::now()),
             hook: "core".to_owned(),
-            state: word.to_owned(),
+            state: state.as_str().to_owned(),
             pattern,
         }));
     }

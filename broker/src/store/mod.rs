@@ -3,3 +3,4 @@
 pub mod id;
 pub mod record;
 pub mod records;
+pub mod space;

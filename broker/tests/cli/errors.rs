@@ -6,7 +6,7 @@ use crate::given;
 #[test]
 fn what_needs_a_daemon_says_that_it_does_not_run() {
     let bench = Bench::new();
-    let commands = [&["status"][..], &["watch"], &["reload"]];
+    let commands = [&["status"][..], &["watch"], &["reload"], &["metrics"]];
     let said = commands.map(|words| bench.run(words).all());
     insta::assert_snapshot!(said.concat());
 }

@@ -59,6 +59,10 @@ fn set(report: &mut Report, settings: &mut Settings, path: &str, item: &Item<'_>
         "runtimes.podman_runroot" => {
             one_path(report, item, &mut settings.runtimes.podman_runroot);
         }
+        "metrics.textfile" => {
+            let textfile = &mut settings.metrics.textfile;
+            *textfile = checked_path(report, item, item.value).or(textfile.take());
+        }
         "records.keep" => count(report, item, &mut settings.records.keep),
         // Reported as unknown when the table was opened.
         _ => {}
@@ -79,7 +83,7 @@ fn count<T: TryFrom<u64>>(report: &mut Report, item: &Item<'_>, setting: &mut T)
 }
 
 fn one_path(report: &mut Report, item: &Item<'_>, setting: &mut PathBuf) {
-    if let Some(path) = path(report, item, item.value) {
+    if let Some(path) = checked_path(report, item, item.value) {
         *setting = path;
     }
 }
@@ -87,13 +91,13 @@ fn one_path(report: &mut Report, item: &Item<'_>, setting: &mut PathBuf) {
 fn paths(report: &mut Report, item: &Item<'_>, setting: &mut Vec<PathBuf>) {
     // An empty list is meant: this runtime is not looked for.
     if let Some(list) = item.list(report, 0, MAX_PATHS, |report, value| {
-        path(report, item, value)
+        checked_path(report, item, value)
     }) {
         *setting = list;
     }
 }
 
-fn path(report: &mut Report, item: &Item<'_>, value: &Value<'_>) -> Option<PathBuf> {
+fn checked_path(report: &mut Report, item: &Item<'_>, value: &Value<'_>) -> Option<PathBuf> {
     let text = item.text_of(report, value)?;
     if !text.starts_with('/') {
         let message = format!("`{text}` is not an absolute path");

@@ -78,4 +78,12 @@ pub(super) const KNOWN: &[Key] = &[
         "1000000",
         "records at most, the oldest go first",
     ),
+    key("metrics", Value::Table, "", "", "what is counted"),
+    key(
+        "metrics.textfile",
+        Value::Path,
+        "not written",
+        r#""/var/lib/prometheus/node-exporter/upcalld.prom""#,
+        "the text of upcallctl metrics, every 15 seconds",
+    ),
 ];

@@ -194,6 +194,7 @@ fn every_setting_is_read() {
         limits = { concurrent = 3, per_container = 2 }
         hooks.retake = true
         records.keep = 7
+        metrics.textfile = "/m/u.prom"
         [runtimes]
         runc = ["/a", "/b"]
         crun = []
@@ -209,6 +210,7 @@ fn every_setting_is_read() {
         hooks,
         runtimes,
         records,
+        metrics,
     } = loaded.settings;
     assert_eq!(store.keep_free, 1 << 30);
     assert_eq!((limits.concurrent, limits.per_container), (3, 2));
@@ -218,6 +220,7 @@ fn every_setting_is_read() {
     assert!(runtimes.crun.is_empty());
     assert_eq!(runtimes.podman_graphroot, Path::new("/c"));
     assert_eq!(runtimes.podman_runroot, Path::new("/d"));
+    assert_eq!(metrics.textfile.as_deref(), Some(Path::new("/m/u.prom")));
 }
 
 #[test]

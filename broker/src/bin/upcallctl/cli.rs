@@ -9,7 +9,7 @@ use crate::since::Since;
 
 /// Ask upcalld what it did and why, try its rules, and put it into the kernel's hooks.
 ///
-/// Rules, records and cores are read from files, so all commands but status, watch and reload also work while upcalld
+/// Rules, records and cores are read from files, so all commands but status, metrics, watch and reload also work while upcalld
 /// is stopped. Times are local; on a terminal tables fit its width, in a pipe nothing is cut.
 #[derive(Debug, Parser)]
 #[command(
@@ -121,6 +121,11 @@ pub(crate) enum Command {
     /// Exit status 1 if something needs you: another program has the hook, cores wait in the spool, the rules on disk
     /// have mistakes.
     Status,
+    /// Print what upcalld counts, as text for Prometheus
+    ///
+    /// Counters begin at zero with the daemon; what must survive it is in the records. For a collector that reads
+    /// files, metrics.textfile in upcalld.toml has upcalld write the same text.
+    Metrics,
     /// List records, the newest last
     List(ListArgs),
     /// Show upcalls as they end, and changes of the hooks, until Ctrl-C

@@ -325,7 +325,7 @@ fn meanwhile(context: &Context) -> String {
     if !standing.is_ok_and(|standing| standing.pattern.is_of(&context.hooks)) {
         return works.to_owned();
     }
-    let spool = crate::status::spool(&context.spool()).map(|spool| spool.cores);
+    let spool = upcalld::store::space::kept(&context.spool()).map(|spool| spool.cores);
     let spool = match spool {
         None => "the spool takes cores".to_owned(),
         Some(0) => "the spool takes cores and is empty".to_owned(),

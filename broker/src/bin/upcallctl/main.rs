@@ -16,6 +16,7 @@ mod generate;
 mod install;
 mod list;
 mod look;
+mod metrics;
 mod output;
 mod reload;
 mod row;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
 fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Status => status::run(context),
+        Command::Metrics => metrics::run(context),
         Command::List(asked) => list::run(context, &asked),
         Command::Watch(filter) => watch::run(context, &filter),
         Command::Show { id } => show::run(context, &id),

@@ -1,15 +1,14 @@
 //! `upcallctl status`: whether everything is as it should be, on one screen.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 use upcall_config::diagnostic::Code;
 use upcalld::control::Status;
 use upcalld::explain;
 use upcalld::hooks::file::CoreHook;
 use upcalld::policy;
+use upcalld::store::space::{Kept, free, kept};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -19,17 +18,6 @@ mod page;
 
 /// The last hour, in microseconds.
 const HOUR: u64 = 3_600_000_000;
-
-/// Files of one kind in a directory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Kept {
-    /// How many cores.
-    pub(crate) cores: usize,
-    /// Bytes of them.
-    pub(crate) bytes: u64,
-    /// When the oldest was written, in microseconds since the epoch.
-    pub(crate) oldest: Option<u64>,
-}
 
 /// Everything that is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -82,45 +70,9 @@ pub(crate) fn hook_word(context: &Context) -> String {
     }
 }
 
-/// The cores in a spool; `None` where it cannot be read. One that is not there is empty.
-pub(crate) fn spool(directory: &Path) -> Option<Kept> {
-    kept(directory)
-}
-
-fn kept(directory: &Path) -> Option<Kept> {
-    let mut kept = Kept::default();
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(kept),
-        Err(_) => return None,
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(meta) = entry.metadata().ok().filter(std::fs::Metadata::is_file) else {
-            continue;
-        };
-        if !name.as_encoded_bytes().ends_with(b".core") {
-            continue;
-        }
-        let written = meta.modified().ok();
-        let written = written.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        let written = written.and_then(|since| u64::try_from(since.as_micros()).ok());
-        kept.cores += 1;
-        kept.bytes = kept.bytes.saturating_add(meta.len());
-        kept.oldest = match (kept.oldest, written) {
-            (Some(oldest), Some(written)) => Some(oldest.min(written)),
-            (oldest, written) => oldest.or(written),
-        };
-    }
-    Some(kept)
-}
-
 impl State {
     fn new(context: &Context, daemon: Status) -> Self {
         let cores = explain::cores(&context.state);
-        let free = [cores.as_path(), &context.state]
-            .into_iter()
-            .find_map(|path| statvfs(path).ok());
         let memory = [daemon.pid, daemon.launcher_pid].map(memory);
         let [daemon_memory, launcher_memory] = memory;
         let mut state = Self {
@@ -131,8 +83,8 @@ impl State {
             errors_on_disk: errors_on_disk(context, &daemon),
             last_hour: last_hour(context),
             cores: kept(&cores),
-            free_bytes: free.map(|vfs| vfs.blocks_available().saturating_mul(vfs.fragment_size())),
-            spool: spool(&context.spool()),
+            free_bytes: free(&cores).or_else(|| free(&context.state)),
+            spool: kept(&context.spool()),
             daemon,
         };
         state.degraded = state.needs() > 0;
@@ -208,25 +160,4 @@ fn last_hour(context: &Context) -> Option<BTreeMap<String, BTreeMap<&'static str
         *kind.entry(record.outcome.as_str()).or_default() += record.count;
     }
     Some(counts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cores_are_counted_by_their_name() {
-        let directory = tempfile::tempdir().unwrap();
-        assert_eq!(kept(&directory.path().join("none")), Some(Kept::default()));
-        for (name, text) in [
-            ("1-2.core", "abc"),
-            ("1-2.words", "x"),
-            ("k3m9q0tz.core", "de"),
-        ] {
-            std::fs::write(directory.path().join(name), text).unwrap();
-        }
-        let kept = kept(directory.path()).unwrap();
-        assert_eq!((kept.cores, kept.bytes), (2, 5));
-        assert!(kept.oldest.is_some());
-    }
 }

@@ -4,13 +4,13 @@ use serde::Serialize;
 use upcall_config::text::printable;
 use upcalld::explain;
 use upcalld::hooks::install::{Uninstalled, uninstall};
+use upcalld::store::space;
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format;
 use crate::install::{Sysctls, failed};
 use crate::output::{print, print_json};
-use crate::status;
 
 /// The JSON document.
 #[derive(Serialize)]
@@ -83,8 +83,8 @@ fn shown(pattern: &str) -> String {
 
 /// What stays.
 fn kept(context: &Context) -> String {
-    let cores = status::spool(&explain::cores(&context.state)).map_or(0, |kept| kept.cores);
-    let spooled = status::spool(&context.state.join("spool")).map_or(0, |kept| kept.cores);
+    let cores = space::kept(&explain::cores(&context.state)).map_or(0, |kept| kept.cores);
+    let spooled = space::kept(&context.state.join("spool")).map_or(0, |kept| kept.cores);
     let records = context
         .records()
         .entries()

@@ -1,7 +1,6 @@
 //! What stands while the demo plays: a private place, the hook, the daemon, three containers; and its being taken down.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use upcall_e2e::command::{command, run};
@@ -94,7 +93,7 @@ impl Scene {
     pub(crate) fn install_hook(&mut self) -> Result<String> {
         let hook = self.hook.insert(HostHook::borrow_quietly()?);
         let (pattern, limit) = (hook.pattern().to_owned(), hook.pipe_limit().to_owned());
-        let said = run(self.upcallctl()?.args(["install", "core"]))?;
+        let said = run(self.sandbox()?.ctl().args(["install", "core"]))?;
         let (_, after) = said
             .split_once("after ")
             .context("no word of the self-test")?;
@@ -102,17 +101,6 @@ impl Scene {
         Ok(format!(
             "core_pattern was {pattern:?}, core_pipe_limit was {limit}; ours now, self-test recorded after {after}"
         ))
-    }
-
-    /// The admin's command, for this place.
-    fn upcallctl(&self) -> Result<Command> {
-        let sandbox = self.sandbox()?;
-        let mut upcallctl = command(sandbox.programs.daemon.with_file_name("upcallctl"));
-        upcallctl.arg("--config").arg(sandbox.config());
-        upcallctl.arg("--state").arg(sandbox.state());
-        upcallctl.arg("--run").arg(sandbox.sockets());
-        upcallctl.arg("--libexec").arg(sandbox.libexec());
-        Ok(upcallctl)
     }
 
     /// Starts the three containers, all at once.
@@ -189,8 +177,8 @@ impl Scene {
             let before = (hook.pattern().to_owned(), hook.pipe_limit().to_owned());
             // As an admin does it; the guard looks after it.
             note(
-                self.upcallctl()
-                    .and_then(|mut ctl| run(ctl.args(["uninstall", "core"])).map(drop)),
+                self.sandbox()
+                    .and_then(|sandbox| run(sandbox.ctl().args(["uninstall", "core"])).map(drop)),
             );
             note(hook.put_back());
             before

@@ -1,9 +1,10 @@
 //! The page that people see.
 
-use super::{Kept, State};
+use super::State;
 use crate::context::Context;
 use crate::format;
 use crate::look::{Look, Paint};
+use upcalld::store::space::Kept;
 
 /// The whole of it.
 pub(super) fn text(state: &State, context: &Context) -> String {
