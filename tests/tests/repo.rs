@@ -213,6 +213,54 @@ mod promises {
         Ok(())
     }
 
+    /// The names of all tests, wherever they are.
+    fn tests() -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for path in sources()? {
+            let text = std::fs::read_to_string(path)?;
+            let mut marked = false;
+            for line in text.lines().map(str::trim) {
+                if line == "#[test]" || line.starts_with("#[tokio::test") {
+                    marked = true;
+                } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| marked) {
+                    names.extend(rest.split_once('(').map(|(name, _)| name.to_owned()));
+                    marked = false;
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    #[test]
+    fn every_threat_is_played_by_a_test_that_exists() -> Result<()> {
+        let tests = tests()?;
+        let page = std::fs::read_to_string(root().join("docs/threat-model.md"))?;
+        let mut threats = 0;
+        let mut in_table = false;
+        for line in page.lines() {
+            let columns: Vec<&str> = line.split('|').map(str::trim).collect();
+            let [_, threat, _, named, _] = columns.as_slice() else {
+                in_table = false;
+                continue;
+            };
+            if *named == "test" || named.starts_with("--") {
+                in_table |= *named == "test";
+                continue;
+            }
+            if !in_table {
+                continue;
+            }
+            let named: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
+            assert!(!named.is_empty(), "no test plays: {threat}");
+            for name in named {
+                assert!(tests.contains(name), "{threat}: there is no test {name}");
+            }
+            threats += 1;
+        }
+        assert!(threats >= 30, "the tables are not read any more: {threats}");
+        Ok(())
+    }
+
     #[test]
     fn nothing_in_the_tree_knows_the_machine_it_was_made_on() -> Result<()> {
         // In two parts, so that this file does not name them.
