@@ -265,3 +265,51 @@ fn checking_says_what_upcalld_has() {
         "{bad:?}"
     );
 }
+
+#[test]
+fn the_doctors_exit_status_tells_errors_from_warnings() {
+    let bench = Bench::new();
+    // A host of files that has next to nothing: most cannot be looked at, and the program is not there.
+    std::fs::create_dir_all(bench.path("h/proc/sys/kernel")).unwrap();
+    let host = bench.path("h").display().to_string();
+    let words = ["doctor", "--host", &host];
+    let said = bench.run(&words);
+    assert_eq!((said.status, said.err.as_str()), (1, ""), "{said:?}");
+    assert!(said.out.starts_with("error    program "), "{said:?}");
+    bench.write("h/proc/sys/kernel/core_pattern", "core\n");
+    bench.write("h/proc/sys/kernel/core_pipe_limit", "0\n");
+    bench.write("c/upcalld.toml", "store.keep_free = 0\n");
+    let program = format!("h/proc/1/root{}", bench.path("l/core").display());
+    std::fs::create_dir_all(bench.path(&program).parent().unwrap()).unwrap();
+    std::fs::create_dir_all(bench.path("h/proc/self")).unwrap();
+    bench.write("h/proc/self/cgroup", "0::/\n");
+    bench.write(&program, "");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(bench.path(&program), executable).unwrap();
+    if !crate::bench::is_root("the program must be root's") {
+        return;
+    }
+    let said = bench.run(&words);
+    assert_eq!(said.status, 0, "warnings only: {said:?}");
+    assert!(
+        said.out.contains("warning  hook ") && said.out.contains("warning  daemon "),
+        "{said:?}"
+    );
+    assert_eq!(
+        bench.run(&["doctor", "--strict", "--host", &host]).status,
+        1
+    );
+    let json: Value =
+        serde_json::from_str(&bench.run(&["doctor", "--json", "--host", &host]).out).unwrap();
+    assert_eq!(
+        (&json["schema"], &json["errors"]),
+        (&"upcalld.doctor".into(), &0.into())
+    );
+    let findings = json["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 17);
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding["level"] == "ok" || finding["what"] != "")
+    );
+}

@@ -121,6 +121,11 @@ pub(crate) enum Command {
     /// Exit status 1 if something needs you: another program has the hook, cores wait in the spool, the rules on disk
     /// have mistakes.
     Status,
+    /// Check this host: what keeps upcalld from doing what its rules say, why that matters, and the cure
+    ///
+    /// Exit status 1 if there is an error: upcalls are lost, or a rule does not hold. A warning is a weaker path, or
+    /// something that will go wrong later.
+    Doctor(DoctorArgs),
     /// Print what upcalld counts, as text for Prometheus
     ///
     /// Counters begin at zero with the daemon; what must survive it is in the records. For a collector that reads
@@ -180,6 +185,17 @@ pub(crate) struct ListArgs {
     /// At most this many, the newest; 0 is all
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
     pub(crate) number: usize,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Exit status 1 also for a warning
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Files below DIR in the place of the host's own: for tests
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub(crate) host: Option<PathBuf>,
 }
 
 /// `explain`.

@@ -124,6 +124,7 @@ fn absolute(path: &Path) -> PathBuf {
 fn name(command: &Command) -> &'static str {
     match command {
         Command::Status => "status",
+        Command::Doctor(_) => "doctor",
         Command::Metrics => "metrics",
         Command::List(_) => "list",
         Command::Watch(_) => "watch",

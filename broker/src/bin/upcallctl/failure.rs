@@ -320,7 +320,7 @@ fn not_found(context: &Context, name: &str) -> String {
 
 /// What becomes of crashes while the daemon does not run.
 fn meanwhile(context: &Context) -> String {
-    let works = "list, show, explain, check work";
+    let works = "list, show, explain, check, doctor work";
     let standing = context.sysctl.read();
     if !standing.is_ok_and(|standing| standing.pattern.is_of(&context.hooks)) {
         return works.to_owned();

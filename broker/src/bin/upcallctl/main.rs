@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod client;
 mod context;
+mod doctor;
 mod explain;
 mod failure;
 mod filter;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
 fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Status => status::run(context),
+        Command::Doctor(asked) => doctor::run(context, &asked),
         Command::Metrics => metrics::run(context),
         Command::List(asked) => list::run(context, &asked),
         Command::Watch(filter) => watch::run(context, &filter),

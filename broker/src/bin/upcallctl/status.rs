@@ -11,6 +11,7 @@ use upcalld::policy;
 use upcalld::store::space::{Kept, free, kept};
 
 use crate::context::Context;
+use crate::doctor::{self, Summary};
 use crate::failure::Failure;
 use crate::output::{print, print_json};
 
@@ -37,6 +38,8 @@ struct State {
     /// Bytes free where cores are kept.
     free_bytes: Option<u64>,
     spool: Option<Kept>,
+    /// What `doctor` finds.
+    doctor: Summary,
 }
 
 /// Runs the command.
@@ -85,6 +88,7 @@ impl State {
             cores: kept(&cores),
             free_bytes: free(&cores).or_else(|| free(&context.state)),
             spool: kept(&context.spool()),
+            doctor: doctor::summary(context),
             daemon,
         };
         state.degraded = state.needs() > 0;

@@ -183,13 +183,21 @@ fn space(state: &State, context: &Context) -> Vec<String> {
         .map(|free| format!("; {} free", format::size(free)));
     let floor = format::size_set(state.daemon.keep_free);
     let cores = format!("{kept}{}, floor {floor}", free.unwrap_or_default());
-    let Some(spool) = state.spool else {
+    let doctor = format!(
+        "{}, {}",
+        format::count(state.doctor.errors, "error"),
+        format::count(state.doctor.warnings, "warning")
+    );
+    let Some(spool) = state.spool.filter(|spool| spool.cores > 0) else {
+        let spool = if state.spool.is_some() {
+            "         spool  empty"
+        } else {
+            ""
+        };
+        let cores = format!("{cores}{spool}         doctor  {doctor}");
         return vec![row("cores", "", false, &cores, look)];
     };
-    if spool.cores == 0 {
-        let cores = format!("{cores}         spool  empty");
-        return vec![row("cores", "", false, &cores, look)];
-    }
+    let cores = format!("{cores}         doctor  {doctor}");
     let oldest = spool.oldest.map(|oldest| {
         format!(
             ", oldest {}",
@@ -215,6 +223,7 @@ fn space(state: &State, context: &Context) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::cli::Cli;
+    use crate::doctor::Summary;
     use clap::Parser;
     use std::collections::BTreeMap;
     use upcalld::control::Status;
@@ -268,6 +277,10 @@ mod tests {
             }),
             free_bytes: Some(61 << 30),
             spool: Some(Kept::default()),
+            doctor: Summary {
+                errors: 0,
+                warnings: 2,
+            },
         }
     }
 
