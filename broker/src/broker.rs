@@ -1,5 +1,6 @@
 //! One upcall from its arrival to its record: identify, resolve, decide, admit, record, launch, record.
 
+mod clock;
 mod cmdline;
 mod draft;
 mod facts;
@@ -7,6 +8,7 @@ mod follow;
 mod perform;
 mod reason;
 mod refusals;
+mod spooled;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tracing::{info, warn};
 use upcall_config::decide::{Decision, Verdict, decide};
 use upcall_config::facts::{Facts, Reason};
@@ -37,6 +39,7 @@ use crate::resolve::{Container, Resolution, Resolver};
 use crate::store::id;
 use crate::store::record::{self, Outcome, Process, Record};
 use crate::store::records::{RecordError, Records, now_micros};
+use clock::{Clock, monotonic};
 use cmdline::Cmdlines;
 use draft::Draft;
 use refusals::Refusals;
@@ -68,6 +71,8 @@ pub struct Places {
     pub run: PathBuf,
     /// The hooks' files.
     pub hooks: PathBuf,
+    /// A step at which the daemon stops: for tests, and only in builds with debug assertions.
+    pub stop_at: Option<String>,
 }
 
 /// Everything that answering an upcall needs.
@@ -87,6 +92,10 @@ pub struct Broker {
     metrics: Metrics,
     self_tests: Mutex<HashMap<u32, Instant>>,
     node: String,
+    /// This boot's id, as the shim writes it.
+    boot: Vec<u8>,
+    /// Something was left to a shim.
+    spooled: Notify,
 }
 
 /// An upcall that is understood and not yet acted on.
@@ -99,38 +108,6 @@ struct Examined {
     facts: Facts,
     policy: Arc<Policy>,
     decision: Decision,
-}
-
-/// How far an upcall is, in microseconds since the shim started.
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    started: u64,
-    last: u64,
-}
-
-impl Clock {
-    fn new(started: u64) -> Self {
-        Self {
-            started,
-            last: started,
-        }
-    }
-
-    /// Microseconds since the last step.
-    fn step(&mut self) -> Option<u64> {
-        let now = monotonic();
-        let took = now.checked_sub(self.last)? / 1000;
-        self.last = now;
-        Some(took)
-    }
-
-    fn since_step(&self, time: u64) -> Option<u64> {
-        Some(time.checked_sub(self.last)? / 1000)
-    }
-
-    fn since_start(&self, time: u64) -> Option<u64> {
-        Some(time.checked_sub(self.started)? / 1000)
-    }
 }
 
 impl Broker {
@@ -148,6 +125,7 @@ impl Broker {
         std::fs::create_dir_all(&cores)?;
         std::fs::set_permissions(&cores, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Self {
             resolver: Resolver::new(&settings.runtimes)?,
             admit: Admit::new(settings.limits),
@@ -158,6 +136,8 @@ impl Broker {
             closed: broadcast::Sender::new(256),
             metrics: Metrics::default(),
             self_tests: Mutex::default(),
+            boot: boot.trim().as_bytes().to_vec(),
+            spooled: Notify::new(),
             node: node.trim().to_owned(),
             policy: RwLock::new(policy),
             places,
@@ -170,8 +150,9 @@ impl Broker {
     pub async fn core(self: Arc<Self>, call: CoreCall) {
         let mut seen = match self.examine(&call) {
             Ok(seen) => seen,
-            Err(error) => return Self::hand_back(&call, &error.to_string()),
+            Err(error) => return self.hand_back(&call, &error.to_string()),
         };
+        self.stop_at("examined");
         if self.is_self_test(&seen.facts) {
             return self.self_tested(&call, seen.draft);
         }
@@ -191,14 +172,15 @@ impl Broker {
                 return self.refuse(&call, seen.draft, reason, &message, Some(key));
             }
             // The shim keeps it: overload is no refusal.
-            Err(Refused::Overload) => return Self::hand_back(&call, "everything is busy"),
+            Err(Refused::Overload) => return self.hand_back(&call, "everything is busy"),
         };
         seen.draft.timings().admit = seen.clock.step();
         let open = match self.records.open(seen.draft.record()) {
             Ok(open) => open,
-            Err(error) => return Self::hand_back(&call, &error.to_string()),
+            Err(error) => return self.hand_back(&call, &error.to_string()),
         };
         seen.draft.timings().record = seen.clock.step();
+        self.stop_at("opened");
 
         let performed = self
             .perform(&open, call, plan, seen.origin, seen.container, &tenant)
@@ -210,15 +192,31 @@ impl Broker {
             None => None,
         });
         let (record, micros) = draft.finish();
+        self.stop_at("performed");
         let result = self.records.close(open, &record, micros);
+        self.stop_at("closed");
         self.told(record, result);
         leftover.gone(&self.launcher).await;
         drop(ticket);
     }
 
+    /// Stops this process here, if a test asked for this step.
+    fn stop_at(&self, step: &str) {
+        if cfg!(debug_assertions) && self.places.stop_at.as_deref() == Some(step) {
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+        }
+    }
+
     /// Records a core dump that we were too late for.
     pub fn late(&self, late: &Late) {
-        let Ok(mut draft) = Draft::new(&self.node) else {
+        let id = late.id.map(id::text);
+        // The shim may have been faster, and what it kept was taken in.
+        if let Some(id) = &id
+            && self.records.find(id).is_ok_and(|found| found.is_some())
+        {
+            return;
+        }
+        let Ok(mut draft) = Draft::new(&self.node, id) else {
             return warn!("a core dump that came too late has no record");
         };
         let lost = Lost {
@@ -232,12 +230,15 @@ impl Broker {
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
         self.told(record, result);
+        if late.kept {
+            self.spooled.notify_one();
+        }
     }
 
     /// Identifies, resolves, decides: everything that changes nothing.
     fn examine(&self, call: &CoreCall) -> Result<Examined, nix::errno::Errno> {
         let mut clock = Clock::new(call.started);
-        let mut draft = Draft::new(&self.node)?;
+        let mut draft = Draft::new(&self.node, call.id.map(id::text))?;
         draft.timings().accept = clock.step();
 
         let words = &call.words;
@@ -369,9 +370,10 @@ impl Broker {
     }
 
     /// Leaves the core to the shim, which keeps it.
-    fn hand_back(call: &CoreCall, why: &str) {
+    fn hand_back(&self, call: &CoreCall, why: &str) {
         warn!("a core dump goes to the spool: {why}");
         call.shim.tell(wire::Verdict::Fallback);
+        self.spooled.notify_one();
     }
 
     /// Logs a closed record, and tells those who watch.
@@ -463,17 +465,6 @@ fn log(record: &Record) {
             );
         }
     }
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-fn monotonic() -> u64 {
-    let Ok(time) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else {
-        return 0;
-    };
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
 }
 
 /// A new record's id.

@@ -118,6 +118,7 @@ async fn serve(
         options.run.display()
     );
     drop(sd_notify::notify(&[NotifyState::Ready]));
+    let taking_in = tokio::spawn(Arc::clone(&broker).take_in_for_ever());
 
     let ended = loop {
         tokio::select! {
@@ -132,6 +133,7 @@ async fn serve(
     let handled = accepting.await.unwrap_or_default();
     farewell(handled).await;
     watching.abort();
+    taking_in.abort();
     controlling.abort();
     broker.flush();
     info!("upcalld ends");
@@ -207,6 +209,7 @@ fn broker(
         state: options.state.clone(),
         run: options.run.clone(),
         hooks: options.hooks.clone(),
+        stop_at: options.stop_at.clone(),
     };
     Broker::new(places, settings, policy, launcher).map(Arc::new)
 }

@@ -39,6 +39,8 @@ pub struct Options {
     pub foreground: bool,
     /// Take requests from any process of root's: only in builds for tests.
     pub any_peer: bool,
+    /// A step at which to stop, for whoever kills it there: only in builds for tests.
+    pub stop_at: Option<String>,
 }
 
 /// What the command line asks for.
@@ -60,6 +62,7 @@ impl Default for Options {
             libexec: PathBuf::from("/usr/libexec/upcalld"),
             foreground: false,
             any_peer: false,
+            stop_at: None,
         }
     }
 }
@@ -85,6 +88,10 @@ impl Options {
                 Long("libexec") => options.libexec = directory(&mut parser)?,
                 Long("foreground") => options.foreground = true,
                 Long("any-peer") if cfg!(debug_assertions) => options.any_peer = true,
+                Long("stop-at") if cfg!(debug_assertions) => {
+                    let step = parser.value()?.into_string();
+                    options.stop_at = Some(step.map_err(|_| "not a step")?);
+                }
                 Long("help") | Short('h') => return Ok(Asked::Print(HELP.to_owned())),
                 Long("version") | Short('V') => {
                     return Ok(Asked::Print(format!(

@@ -178,6 +178,26 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The plan for a core that came when nothing could be started: `run` and `pass` are missed, and what `on_failure`
+    /// says is done. `takes_all`: what stood before us is a program, which the kernel gives every core whatever its limit.
+    pub fn after_missed(&self, takes_all: bool) -> Self {
+        let plan = match self.run {
+            Some(_) => self.after_failed_run(),
+            None => self.clone(),
+        };
+        match (plan.pass, takes_all) {
+            (false, _) => plan,
+            (true, false) => plan.pass_as_store(),
+            (true, true) => Self {
+                pass: false,
+                store: Some(Store::on_failure()),
+                ..plan
+            },
+        }
+    }
+}
+
 impl Run {
     /// Inside the container or on the host.
     pub fn place(&self) -> Place {
@@ -279,6 +299,21 @@ mod tests {
                 "{store:?} {on_failure:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_comes_while_nothing_can_be_started_is_kept() {
+        let mut passing = plan(None, OnFailure::Store);
+        passing.pass = true;
+        let ignores = |plan: &Plan| plan.store().map(Store::ignore_limit);
+        assert_eq!(ignores(&passing.after_missed(true)), Some(true));
+        assert_eq!(ignores(&passing.after_missed(false)), Some(false));
+        assert!(!passing.after_missed(true).pass());
+        // Neither a run nor a pass: as the rule says.
+        assert_eq!(
+            plan(None, OnFailure::Store).after_missed(true).store(),
+            None
+        );
     }
 
     #[test]

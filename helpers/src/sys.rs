@@ -110,6 +110,21 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno>
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Random bytes from the kernel (getrandom(2)).
+///
+/// # Errors
+/// As getrandom(2): none after boot for so few bytes.
+pub fn random() -> Result<[u8; 8], Errno> {
+    let mut bytes = [0; 8];
+    // SAFETY: getrandom writes at most the given number of bytes; the buffer has them.
+    let length = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if Errno::result(length)? == 8 {
+        Ok(bytes)
+    } else {
+        Err(Errno::EAGAIN)
+    }
+}
+
 /// Ends this process at once, without running anything that its parent registered.
 pub fn exit(code: i32) -> ! {
     // SAFETY: _exit takes a number and does not return.

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 
 use upcall_helpers::wire::{
     CORE_WORDS, DecodeError, Enter, Event, Exec, FdRole, Hook, Launch, NamespaceId, Place,
-    RECORD_MAX, RLIMITS, Report, Request, RequestFd, Rlimit, Stage, Task, Verdict, WaitStatus,
-    reports,
+    RECORD_MAX, RLIMITS, Report, Request, RequestFd, Rlimit, Seen, Spooled, Stage, Task, Verdict,
+    WaitStatus, Why, reports,
 };
 
 fn request() -> Request {
@@ -28,6 +28,33 @@ fn request() -> Request {
             .collect(),
         fds: vec![RequestFd::Stdin, RequestFd::Claim, RequestFd::Pidfd],
         started: 0x0102_0304_0506_0708,
+        id: None,
+    }
+}
+
+fn request_with_id() -> Request {
+    Request {
+        id: Some(*b"k3m9q0tz"),
+        ..request()
+    }
+}
+
+fn spooled() -> Spooled {
+    Spooled {
+        id: *b"k3m9q0tz",
+        argv: request().argv,
+        started: 7,
+        time: 1_700_000_000_123_456,
+        why: Why::Late,
+        boot: b"0f0e0d0c-0000-4000-8000-000000000000".to_vec(),
+        process: Seen {
+            proven: true,
+            stat: b"7 (a) S 1".to_vec(),
+            status: b"Name:\ta\n".to_vec(),
+            cgroup: b"0::/x\n".to_vec(),
+            exe: b"/bin/a".to_vec(),
+            namespaces: [1, 2, 3, 4, 5, 6, 7, 0],
+        },
     }
 }
 
@@ -146,6 +173,8 @@ fn report(event: Event) -> Report {
 fn records() -> Vec<(&'static str, Vec<u8>)> {
     let mut records = vec![
         ("request-core", request().encode().unwrap()),
+        ("request-core-id", request_with_id().encode().unwrap()),
+        ("spooled", spooled().encode().unwrap()),
         ("verdict-done", Verdict::Done.encode().unwrap()),
         (
             "verdict-deny",
@@ -205,6 +234,9 @@ fn read(record: &[u8]) -> Vec<String> {
     if let Ok(report) = Report::decode(record) {
         kinds.push(format!("{report:?}"));
     }
+    if let Ok(spooled) = Spooled::decode(record) {
+        kinds.push(format!("{spooled:?}"));
+    }
     drop(reports(record));
     kinds
 }
@@ -213,6 +245,15 @@ fn read(record: &[u8]) -> Vec<String> {
 fn what_is_written_is_read_again() {
     let record = request().encode().unwrap();
     assert_eq!(Request::decode(&record, 3), Ok(request()));
+    let record = request_with_id().encode().unwrap();
+    assert_eq!(Request::decode(&record, 3), Ok(request_with_id()));
+    let mut file = spooled().encode().unwrap();
+    assert_eq!(Spooled::decode(&file), Ok(spooled()));
+    file.extend(b"behind it");
+    assert_eq!(
+        Spooled::decode_first(&file),
+        Ok((spooled(), &b"behind it"[..]))
+    );
     for launch in [enter(), exec()] {
         let record = launch.encode().unwrap();
         assert_eq!(Launch::decode(&record, launch.fds.len()), Ok(launch));
@@ -329,6 +370,18 @@ fn over_long_values_are_neither_written_nor_read() {
     );
 }
 
+#[test]
+fn an_id_that_is_none_is_refused() {
+    for wrong in [*b"../../et", *b"K3M9Q0TZ", *b"k3m9q0t\0"] {
+        let mut request = request();
+        request.id = Some(wrong);
+        assert!(Request::decode(&request.encode().unwrap(), 3).is_err());
+        let mut spooled = spooled();
+        spooled.id = wrong;
+        assert!(Spooled::decode(&spooled.encode().unwrap()).is_err());
+    }
+}
+
 /// Puts a field into a record, at its place in the order of tags.
 fn with_field(record: &[u8], tag: u16, value: &[u8]) -> Vec<u8> {
     let mut result = record.to_vec();
@@ -343,7 +396,7 @@ fn with_field(record: &[u8], tag: u16, value: &[u8]) -> Vec<u8> {
 #[test]
 fn a_later_versions_field_is_skipped_only_where_it_may_be() {
     let record = request().encode().unwrap();
-    let optional = with_field(&record, 0x8001, b"from the future");
+    let optional = with_field(&record, 0x8701, b"from the future");
     assert_eq!(Request::decode(&optional, 3), Ok(request()));
     let needed = with_field(&record, 0x0701, b"");
     assert_eq!(Request::decode(&needed, 3), Err(DecodeError::Tag(0x0701)));

@@ -149,6 +149,19 @@ impl Daemon {
         Ok(kill(pid_of(self.pid()), signal)?)
     }
 
+    /// Waits until it has stopped itself, at the step it was told (`--stop-at`).
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn stopped(&self) -> Result<()> {
+        let path = format!("/proc/{}/status", self.pid());
+        let stopped = until(Duration::from_secs(10), "its stop", || {
+            let status = std::fs::read_to_string(&path).ok()?;
+            status.contains("State:\tT").then_some(())
+        });
+        stopped.map_err(|error| anyhow::anyhow!("{error}; the log is {}", self.log()))
+    }
+
     /// Kills it, as a crash would end it.
     ///
     /// # Errors

@@ -186,6 +186,16 @@ impl Started {
         self.shim.as_raw().unsigned_abs()
     }
 
+    /// Ends the shim, as the kernel's out-of-memory killer would.
+    ///
+    /// # Errors
+    /// As kill(2), waitpid(2).
+    pub fn kill(self) -> Result<()> {
+        nix::sys::signal::kill(self.shim, nix::sys::signal::Signal::SIGKILL)?;
+        waitpid(self.shim, None)?;
+        Ok(())
+    }
+
     /// Whether the shim has ended.
     pub fn ended(&self) -> bool {
         !std::path::Path::new(&format!("/proc/{}/exe", self.shim)).exists()

@@ -1,5 +1,7 @@
 //! A record in the making.
 
+mod past;
+
 use nix::errno::Errno;
 use upcall_config::decide::{Decision, Verdict};
 use upcall_config::explain::explain;
@@ -34,12 +36,18 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(node: &str) -> Result<Self, Errno> {
-        let micros = now_micros();
+    /// Of an upcall that comes now; its id is the one that the shim has drawn, else a new one.
+    pub(super) fn new(node: &str, id: Option<String>) -> Result<Self, Errno> {
+        let id = id.map_or_else(new_id, Ok)?;
+        Ok(Self::at(node, id, now_micros()))
+    }
+
+    /// Of an upcall at this time, in microseconds since the epoch.
+    pub(super) fn at(node: &str, id: String, micros: u64) -> Self {
         let record = Record {
             schema: record::SCHEMA.to_owned(),
             version: record::VERSION,
-            id: new_id()?,
+            id,
             kind: "core".to_owned(),
             time: rfc3339(micros),
             node: node.to_owned(),
@@ -56,7 +64,7 @@ impl Draft {
             actions: Vec::new(),
             core: None,
         };
-        Ok(Self { record, micros })
+        Self { record, micros }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -249,15 +257,20 @@ pub(super) fn described(
     if let Ok(origin) = origin {
         let status = &origin.status;
         process.no_new_privs = status.no_new_privs;
-        process.seccomp = status.seccomp.map(|mode| match mode {
-            0 => "none".to_owned(),
-            1 => "strict".to_owned(),
-            _ => "filter".to_owned(),
-        });
+        process.seccomp = status.seccomp.map(seccomp);
         process.label = label(&origin.directory.label().unwrap_or_default());
         process.namespaces = by_name(&origin.namespaces.ids());
     }
     (process, resolution.container.as_ref().map(container))
+}
+
+fn seccomp(mode: u32) -> String {
+    let word = match mode {
+        0 => "none",
+        1 => "strict",
+        _ => "filter",
+    };
+    word.to_owned()
 }
 
 fn process(facts: &Facts) -> Process {

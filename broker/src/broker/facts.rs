@@ -4,7 +4,9 @@
 use upcall_config::facts::{Facts, ProcessFacts, Reason};
 
 use crate::identify::core::CoreWords;
+use crate::identify::past::Past;
 use crate::identify::{Lost, Origin};
+use crate::linux::parse::Status;
 use crate::resolve::{Container, Resolution};
 
 /// The facts about a core dump.
@@ -27,7 +29,7 @@ pub(super) fn core(
     let mut process = origin.facts();
     process.user_namespace = resolution.user_namespace;
     if let Some(container) = &resolution.container {
-        seen_from_inside(&mut process, words, origin, container);
+        numbers_inside(&mut process, words, &origin.status, container);
     }
     let host_only = if words.upcall().dumpable == Some(1) {
         resolution.host_only.as_ref().map(|(reason, _)| *reason)
@@ -46,22 +48,41 @@ pub(super) fn core(
     }
 }
 
+/// The facts about a core dump of a process that is gone, but for why nothing may run for it.
+pub(super) fn past(
+    words: &CoreWords,
+    past: Result<&Past, &Lost>,
+    resolution: &Resolution,
+) -> Facts {
+    let mut process = past.map_or_else(|lost| lost.facts.clone(), |past| past.facts.clone());
+    process.user_namespace = resolution.user_namespace;
+    if let (Ok(past), Some(container)) = (past, &resolution.container) {
+        numbers_inside(&mut process, words, &past.status, container);
+    }
+    let container = resolution.container.as_ref();
+    Facts {
+        process,
+        container: container.map(|container| container.facts.clone()),
+        host_only: None,
+    }
+}
+
 /// The process's numbers as the container's init sees them.
-fn seen_from_inside(
+fn numbers_inside(
     process: &mut ProcessFacts,
     words: &CoreWords,
-    origin: &Origin,
+    status: &Status,
     container: &Container,
 ) {
     let leader = &container.leader;
     // NSpid lists a process's numbers from our pid namespace inwards; the init has one for each level down to its own.
     let level = leader.status.pids.len().saturating_sub(1);
-    process.pid_inside = origin.status.pids.get(level).copied();
-    if origin.status.pids.len() == level + 1 {
+    process.pid_inside = status.pids.get(level).copied();
+    if status.pids.len() == level + 1 {
         // The kernel says the thread's number in the process's own pid namespace, which is the container's.
         process.tid_inside = crate::linux::parse::number(words.get("%i"));
     }
-    let ([uid, ..], [gid, ..]) = (origin.status.uids, origin.status.gids);
+    let ([uid, ..], [gid, ..]) = (status.uids, status.gids);
     process.uid_inside = leader.uids.inside(uid);
     process.gid_inside = leader.gids.inside(gid);
 }

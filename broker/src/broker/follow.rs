@@ -50,6 +50,7 @@ impl Work<'_> {
             Event::Started { .. } => {
                 self.launched.get_or_insert(report.time);
                 if slot == self.claimant && self.kernel.take().is_some() {
+                    self.broker.stop_at("claimed");
                     self.shim.tell(Verdict::Done);
                 }
                 self.read_cmdline();
@@ -114,6 +115,7 @@ impl Work<'_> {
         let wrong = reason::stage(stage, errno, &self.program(slot), &self.place());
         if stage == Stage::Claim {
             self.kernel = None; // the shim has it
+            self.broker.spooled.notify_one();
         }
         self.end(slot, since, Some(wrong.clone()), |action| {
             action.stage = Some(stage.as_str().to_owned());

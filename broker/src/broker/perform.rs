@@ -177,7 +177,15 @@ impl Work<'_> {
         } else {
             plan
         };
-        let store = plan.store().filter(|store| self.within_core_limit(*store));
+        let limit = self.words.upcall().limit;
+        let store = match plan.store().map(|s| (s, within_core_limit(s, limit))) {
+            Some((store, Ok(()))) => Some(store),
+            Some((_, Err(refused))) => {
+                self.actions.push(*refused);
+                None
+            }
+            None => None,
+        };
         match (plan.run().cloned(), store) {
             (Some(run), None) => {
                 if let Err(wrong) = self.run_from_kernel(&run).await {
@@ -191,24 +199,6 @@ impl Work<'_> {
             (None, Some(store)) => self.store(store, None).await,
             (None, None) => {}
         }
-    }
-
-    /// Whether the process's own core limit lets a copy be kept; notes it where not.
-    fn within_core_limit(&mut self, store: Store) -> bool {
-        /// Below a page the kernel itself writes no core file (fs/coredump.c).
-        const PAGE: u64 = 4096;
-        let limit = self.words.upcall().limit.unwrap_or(u64::MAX);
-        if store.ignore_limit() || limit >= PAGE {
-            return true;
-        }
-        let mut action = Action::new("store");
-        action.outcome = Outcome::Refused;
-        action.reason = Some(Reason::CoreLimit.to_string());
-        action.message = Some(format!(
-            "its core limit is {limit} (store.ignore_limit is false)"
-        ));
-        self.actions.push(action);
-        false
     }
 
     /// A helper straight from the kernel's pipe.
@@ -411,6 +401,23 @@ impl Work<'_> {
             }
         }
     }
+}
+
+/// Whether the process's own core limit lets a copy be kept; the error says so in the record.
+pub(super) fn within_core_limit(store: Store, limit: Option<u64>) -> Result<(), Box<Action>> {
+    /// Below a page the kernel itself writes no core file (fs/coredump.c).
+    const PAGE: u64 = 4096;
+    let limit = limit.unwrap_or(u64::MAX);
+    if store.ignore_limit() || limit >= PAGE {
+        return Ok(());
+    }
+    let mut action = Action::new("store");
+    action.outcome = Outcome::Refused;
+    action.reason = Some(Reason::CoreLimit.to_string());
+    action.message = Some(format!(
+        "its core limit is {limit} (store.ignore_limit is false)"
+    ));
+    Err(Box::new(action))
 }
 
 pub(super) fn fail(action: &mut Action, wrong: &Explained) {

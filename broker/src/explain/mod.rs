@@ -207,6 +207,11 @@ impl Explainer<'_> {
     }
 }
 
+/// The facts of a core's record, for deciding again; `None` for a record of another kind.
+pub(crate) fn facts_of_record(record: &Record) -> Option<Facts> {
+    record::case(record).ok().map(|case| case.facts)
+}
+
 /// Where cores are kept below a state directory.
 pub fn cores(state: &Path) -> PathBuf {
     state.join("cores")

@@ -1,6 +1,7 @@
 //! Which process caused an upcall, by what evidence, and what is known about it.
 
 pub mod core;
+pub mod past;
 
 use upcall_config::facts::ProcessFacts;
 use upcall_config::text::escape;
@@ -66,16 +67,7 @@ pub struct Lost {
 impl Origin {
     /// The cgroup that records and rules name: cgroup2's, else systemd's, else the first that is not the root.
     pub fn cgroup(&self) -> Option<&[u8]> {
-        let rank = |line: &&CgroupLine| match line.controllers.as_slice() {
-            _ if line.path == b"/" => 3,
-            b"" => 0,
-            b"name=systemd" => 1,
-            _ => 2,
-        };
-        self.cgroups
-            .iter()
-            .min_by_key(rank)
-            .map(|line| line.path.as_slice())
+        cgroup(&self.cgroups)
     }
 
     /// What rules can look at, but for what only a container's leader can tell.
@@ -92,6 +84,20 @@ impl Origin {
             ..ProcessFacts::default()
         }
     }
+}
+
+/// The cgroup that records and rules name: cgroup2's, else systemd's, else the first that is not the root.
+fn cgroup(cgroups: &[CgroupLine]) -> Option<&[u8]> {
+    let rank = |line: &&CgroupLine| match line.controllers.as_slice() {
+        _ if line.path == b"/" => 3,
+        b"" => 0,
+        b"name=systemd" => 1,
+        _ => 2,
+    };
+    cgroups
+        .iter()
+        .min_by_key(rank)
+        .map(|line| line.path.as_slice())
 }
 
 impl std::fmt::Display for Lost {

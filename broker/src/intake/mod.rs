@@ -1,3 +1,4 @@
 //! Where upcalls come in: accept, see who it is, and turn what they say into an upcall.
 
 pub mod shim;
+pub mod spool;

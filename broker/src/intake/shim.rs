@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use upcall_helpers::wire::{DecodeError, Hook, Request, RequestFd, Verdict};
+use upcall_helpers::wire::{DecodeError, Hook, ID_LENGTH, Request, RequestFd, Verdict};
 
 use crate::identify::core::{CoreWords, WordsError};
 use crate::linux::namespace::{self, Ns, NsSet};
@@ -27,6 +27,8 @@ pub struct CoreCall {
     pub kernel: KernelPipe,
     /// The kernel's pidfd.
     pub pidfd: Option<OwnedFd>,
+    /// The upcall's id, as the shim has drawn it.
+    pub id: Option<[u8; ID_LENGTH]>,
     /// When the shim started: nanoseconds of `CLOCK_MONOTONIC`.
     pub started: u64,
     /// When the shim started: clock ticks since boot.
@@ -89,6 +91,8 @@ pub enum IntakeError {
 pub struct Late {
     /// The kernel's words.
     pub words: CoreWords,
+    /// The upcall's id, as the shim has drawn it.
+    pub id: Option<[u8; ID_LENGTH]>,
     /// Whether the shim took the claim, and with it the core.
     pub kept: bool,
 }
@@ -138,7 +142,8 @@ pub async fn take(
         // Whoever sent it may have sent anything; it must not make us wait.
         let polled = fcntl(&claim, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
         let kept = polled.is_err() || nix::unistd::read(&claim, &mut [0; 8]).is_err();
-        return Err(IntakeError::Late(Box::new(Late { words, kept })));
+        let id = request.id;
+        return Err(IntakeError::Late(Box::new(Late { words, id, kept })));
     };
     Ok(CoreCall {
         words,
@@ -147,6 +152,7 @@ pub async fn take(
             claim,
         },
         pidfd,
+        id: request.id,
         started: request.started,
         started_ticks,
         shim: Shim(connection),

@@ -7,6 +7,7 @@ use super::leader::{Leader, LeaderError};
 use super::oci::State;
 use crate::identify::Origin;
 use crate::linux::namespace::{Ns, NsSet};
+use crate::linux::parse::CgroupLine;
 
 /// Why a nominee is not the container.
 #[derive(Debug, thiserror::Error)]
@@ -26,10 +27,19 @@ pub(super) fn accept(origin: &Origin, state: &State, component: &[u8]) -> Result
     if !lives_below(origin, &leader) {
         return Err(Refused::Namespaces);
     }
+    shares_cgroup(&origin.cgroups, &leader, component)?;
+    Ok(leader)
+}
+
+/// Whether these cgroups are in the init's, in every hierarchy in which the init is confined by this name.
+pub(super) fn shares_cgroup(
+    cgroups: &[CgroupLine],
+    leader: &Leader,
+    component: &[u8],
+) -> Result<(), Refused> {
     let mut shared = false;
     for line in &leader.cgroups {
-        let own = origin
-            .cgroups
+        let own = cgroups
             .iter()
             .find(|own| own.controllers == line.controllers);
         // Where the init is not confined in a hierarchy by this name, that hierarchy says nothing.
@@ -41,10 +51,7 @@ pub(super) fn accept(origin: &Origin, state: &State, component: &[u8]) -> Result
             _ => return Err(Refused::Cgroup),
         }
     }
-    if !shared {
-        return Err(Refused::Cgroup);
-    }
-    Ok(leader)
+    if shared { Ok(()) } else { Err(Refused::Cgroup) }
 }
 
 /// Whether the process is in the init's user and pid namespaces or in ones below them.

@@ -11,6 +11,7 @@ pub mod oci;
 pub mod podman;
 
 mod check;
+mod past;
 
 use std::collections::BTreeMap;
 

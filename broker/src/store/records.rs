@@ -143,6 +143,11 @@ impl Records {
         })
     }
 
+    /// Whether a record is open.
+    pub fn is_open(&self, id: &str) -> bool {
+        id::is_prefix(id) && self.open.join(id).exists()
+    }
+
     /// Writes the closed record and takes the open one away.
     ///
     /// # Errors

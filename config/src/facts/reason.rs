@@ -34,13 +34,15 @@ pub enum Reason {
     CoreLimit,
     DaemonDown,
     Late,
+    HandedBack,
     HookForeign,
     PipeLimit,
+    ShimLost,
 }
 
 impl Reason {
     /// All reasons, in documentation order.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Rule,
         Self::Forged,
         Self::NotDumpable,
@@ -66,8 +68,10 @@ impl Reason {
         Self::CoreLimit,
         Self::DaemonDown,
         Self::Late,
+        Self::HandedBack,
         Self::HookForeign,
         Self::PipeLimit,
+        Self::ShimLost,
     ];
 
     /// What the word means, as a clause.
@@ -106,8 +110,12 @@ impl Reason {
             }
             Self::DaemonDown => "upcalld did not run",
             Self::Late => "the answer did not come before the deadline",
+            Self::HandedBack => "upcalld was too busy and left it to the shim",
             Self::HookForeign => "the kernel's hook belonged to somebody else",
             Self::PipeLimit => "the kernel had reached `kernel.core_pipe_limit` and skipped it",
+            Self::ShimLost => {
+                "the kernel announced a core and no request came; the shim was not started or was ended"
+            }
         }
     }
 
@@ -139,8 +147,10 @@ impl Reason {
             Self::CoreLimit => "core_limit",
             Self::DaemonDown => "daemon_down",
             Self::Late => "late",
+            Self::HandedBack => "handed_back",
             Self::HookForeign => "hook_foreign",
             Self::PipeLimit => "pipe_limit",
+            Self::ShimLost => "shim_lost",
         }
     }
 }
@@ -157,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_list_of_reasons_is_complete_and_its_words_differ() {
-        assert_eq!(Reason::ALL.len(), Reason::PipeLimit as usize + 1);
+        assert_eq!(Reason::ALL.len(), Reason::ShimLost as usize + 1);
         let mut words: Vec<_> = Reason::ALL.map(Reason::as_str).to_vec();
         words.sort_unstable();
         words.dedup();

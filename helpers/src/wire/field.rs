@@ -21,6 +21,7 @@ pub(super) enum MessageKind {
     Verdict = 2,
     Launch = 3,
     Report = 4,
+    Spooled = 5,
 }
 
 /// Why bytes are not the message they should be. Nothing of the bytes is trusted after this.

@@ -34,17 +34,21 @@
 //! Every length has a limit, named beside its field. Nothing here panics on any input; the fuzz targets hold it to it.
 
 mod field;
+mod id;
 mod launch;
 mod report;
 mod request;
+mod spooled;
 mod verdict;
 
 pub use field::{DecodeError, EncodeError};
+pub use id::{ID_LENGTH, id, is_id, is_id_prefix};
 pub use launch::{
     Enter, Exec, FdRole, Launch, NAMESPACES, NamespaceId, Place, RLIMITS, Rlimit, Task,
 };
 pub use report::{Event, Report, Stage, WaitStatus, reports};
 pub use request::{CORE_PIDFD_WORD, CORE_WORDS, Hook, Request, RequestFd};
+pub use spooled::{PROC_FILE_MAX, Seen, Spooled, Why};
 pub use verdict::Verdict;
 
 /// The longest record that anybody sends or takes, in bytes.

@@ -2,17 +2,20 @@
 
 use super::FDS_MAX;
 use super::field::{DecodeError, EncodeError, MessageKind, Reader, Writer, once};
+use super::id::{ID_LENGTH, is_id};
 
 const HOOK: u16 = 1;
 const ARGV: u16 = 2;
 const FDS: u16 = 3;
 const STARTED: u16 = 4;
+/// May be skipped: a daemon that does not know it draws an id itself.
+const ID: u16 = 0x8001;
 
 /// The most words the kernel gives a helper (core_pattern has 127 characters, so at most 63 words).
-const WORDS_MAX: usize = 64;
+pub(super) const WORDS_MAX: usize = 64;
 
 /// The longest word: `%E` is a path of at most `PATH_MAX` bytes, with room for a `--name=` before it.
-const WORD_MAX: usize = 4096 + 64;
+pub(super) const WORD_MAX: usize = 4096 + 64;
 
 /// The words of our core_pattern after the program's name and an optional `--hooks=DIR`: core(5) specifiers, in the
 /// order in which shim and daemon find them. What a tenant can choose comes last, and the kernel splits the pattern
@@ -69,6 +72,8 @@ pub struct Request {
     pub fds: Vec<RequestFd>,
     /// When the shim started, nanoseconds of `CLOCK_MONOTONIC`.
     pub started: u64,
+    /// The upcall's id, which is its record's, whoever writes that: the daemon, or the next one from the spool.
+    pub id: Option<[u8; ID_LENGTH]>,
 }
 
 impl Request {
@@ -81,12 +86,16 @@ impl Request {
             Hook::Core => 1,
         };
         let fds: Vec<u8> = self.fds.iter().map(|fd| fd.code()).collect();
-        Writer::new(MessageKind::Request)
+        let mut writer = Writer::new(MessageKind::Request);
+        writer
             .u8(HOOK, hook)
             .list(ARGV, &self.argv, WORDS_MAX, WORD_MAX)
             .bytes(FDS, &fds, FDS_MAX)
-            .u64(STARTED, self.started)
-            .finish()
+            .u64(STARTED, self.started);
+        if let Some(id) = &self.id {
+            writer.bytes(ID, id, ID_LENGTH);
+        }
+        writer.finish()
     }
 
     /// Reads a record that came with `descriptors` descriptors.
@@ -95,7 +104,7 @@ impl Request {
     /// The record is not a request, or names other descriptors than came.
     pub fn decode(record: &[u8], descriptors: usize) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(record, MessageKind::Request)?;
-        let (mut hook, mut fds, mut started) = (None, None, None);
+        let (mut hook, mut fds, mut started, mut id) = (None, None, None, None);
         let mut argv = Vec::new();
         while let Some(field) = reader.next()? {
             match field.tag {
@@ -106,6 +115,11 @@ impl Request {
                 ARGV => field.push(&mut argv, WORDS_MAX, WORD_MAX)?,
                 FDS => once(&mut fds, FDS, decode_fds(field.bytes(FDS_MAX)?)?)?,
                 STARTED => once(&mut started, STARTED, field.u64()?)?,
+                ID => {
+                    let value = field.bytes(ID_LENGTH)?.try_into().ok();
+                    let value = value.filter(|id: &[u8; ID_LENGTH]| is_id(id));
+                    once(&mut id, ID, value.ok_or(DecodeError::Value(ID))?)?;
+                }
                 _ => field.unknown()?,
             }
         }
@@ -118,6 +132,7 @@ impl Request {
             argv,
             fds,
             started: started.ok_or(DecodeError::Missing(STARTED))?,
+            id,
         })
     }
 }

@@ -2,7 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use upcall_helpers::wire::{Launch, Report, Request, Verdict, reports};
+use upcalld::identify::core::CoreWords;
+use upcalld::identify::past::Past;
+use upcall_helpers::wire::{Launch, Report, Request, Spooled, Verdict, reports};
 
 fuzz_target!(|data: &[u8]| {
     let descriptors = data.len() % 16;
@@ -19,6 +21,12 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(report) = Report::decode(data) {
         assert_eq!(Report::decode(&report.encode().expect("within its limits")), Ok(report));
+    }
+    if let Ok((spooled, _)) = Spooled::decode_first(data) {
+        if let Ok(words) = CoreWords::new(spooled.argv.clone()) {
+            drop(Past::read(&words, &spooled, b"boot"));
+        }
+        assert_eq!(Spooled::decode(&spooled.encode().expect("within its limits")), Ok(spooled));
     }
     drop(reports(data));
 });

@@ -37,5 +37,7 @@ mod ns_pipeline;
 mod ns_profile;
 #[cfg(test)]
 mod ns_rules;
+mod ns_spool;
+mod ns_spool_hostile;
 #[cfg(test)]
 mod scene;

@@ -55,6 +55,7 @@ fn request(pid: u32, fds: Vec<RequestFd>) -> Result<Vec<u8>> {
         argv: CORE_WORDS.iter().map(word).collect(),
         fds,
         started: 0,
+        id: None,
     };
     Ok(request.encode()?)
 }

@@ -1,6 +1,5 @@
 //! The daemon late, absent, killed, told to end and told to reload: never two readers of a core, and never none.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,33 +7,15 @@ use nix::sys::signal::Signal;
 use upcall_e2e::command::{pause, until};
 use upcall_e2e::daemon::{Daemon, left_nothing};
 use upcall_e2e::kernel_like::CoreDump;
+use upcall_e2e::leader::Leader;
 use upcall_e2e::needs;
 use upcall_e2e::records::{Records, action, said};
 use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
-use upcalld::store::record::Outcome;
+use upcall_helpers::wire::Why;
+use upcalld::store::record::{Outcome, Record};
 
-use crate::scene::{Scene, run_rule, script};
-
-/// The one core in the spool, and the kernel's words beside it.
-fn spooled(sandbox: &Sandbox) -> Result<(Vec<u8>, Vec<String>)> {
-    let names = std::fs::read_dir(sandbox.spool())?
-        .flatten()
-        .map(|entry| entry.path());
-    let (cores, words): (Vec<_>, Vec<_>) =
-        names.partition(|path| path.extension() == Some("core".as_ref()));
-    let ([core], [words]) = (cores.as_slice(), words.as_slice()) else {
-        anyhow::bail!("in the spool: {cores:?} {words:?}");
-    };
-    assert_eq!(core.with_extension("words"), *words);
-    let text = String::from_utf8_lossy(&std::fs::read(words)?).into_owned();
-    let words = text.split_terminator('\0').map(str::to_owned).collect();
-    Ok((std::fs::read(core)?, words))
-}
-
-fn nothing_in(directory: &Path) -> bool {
-    std::fs::read_dir(directory).is_ok_and(|mut names| names.next().is_none())
-}
+use crate::scene::{Scene, nothing_in, run_rule, script, spooled};
 
 #[test]
 fn without_a_daemon_the_shim_keeps_the_core() -> Result<()> {
@@ -46,13 +27,17 @@ fn without_a_daemon_the_shim_keeps_the_core() -> Result<()> {
         .word("%e", "a\nb");
     let ended = dump.dump(&sandbox)?;
     assert_eq!((ended.code, ended.taken), (0, true));
-    let (core, words) = spooled(&sandbox)?;
+    let (core, spooled) = spooled(&sandbox)?;
     assert_eq!(core, dump.core());
-    assert_eq!(
-        (words.len(), words.first()),
-        (16, Some(&container.init().to_string()))
-    );
-    assert_eq!(words.get(13).map(String::as_str), Some("a\nb"));
+    let pid = container.init().to_string().into_bytes();
+    assert_eq!((spooled.argv.len(), spooled.argv.first()), (16, Some(&pid)));
+    assert_eq!(spooled.argv.get(13).map(Vec::as_slice), Some(&b"a\nb"[..]));
+    assert_eq!(spooled.why, Why::Absent);
+    // Read at once, and the kernel's pidfd vouches for it.
+    let leader = Leader::read(container.init())?;
+    let process = &spooled.process;
+    assert!(process.proven && process.status.starts_with(b"Name:"));
+    assert_eq!(process.namespaces.first(), leader.namespaces.get("user"));
     left_nothing(&sandbox)
 }
 
@@ -99,14 +84,13 @@ fn a_late_daemon_finds_the_core_taken_by_the_shim() -> Result<()> {
         assert_eq!((ended.code, ended.taken), (0, true));
         assert_eq!(spooled(&scene.sandbox)?.0, dump.core());
         scene.daemon.signal(Signal::SIGCONT)?;
-        let record = scene.daemon.records().of(container.init())?;
-        assert_eq!(
-            (record.outcome, record.reason.as_deref()),
-            (Outcome::Failed, Some("late")),
-            "{record:?}"
-        );
-        // One reader: nothing of it in the store, nor at the helper.
-        assert!(nothing_in(&scene.sandbox.state().join("cores")));
+        let taken = |record: &Record| record.outcome == Outcome::Partial;
+        let record = scene.daemon.records().wait("it to be taken in", taken)?;
+        assert_eq!(record.reason.as_deref(), Some("late"), "{record:?}");
+        assert_eq!(action(&record, "run")?.outcome, Outcome::Missed);
+        assert_eq!(scene.kept(&record)?, dump.core());
+        assert_eq!(scene.daemon.records().all().len(), 1);
+        // One reader: nothing of it at the helper.
         let ran = std::fs::read_to_string(container.root().inside("/tmp/ran")).unwrap_or_default();
         assert!(ran.is_empty() || ran == "0\n", "{ran}");
         scene.end()?;

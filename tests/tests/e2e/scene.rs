@@ -1,6 +1,7 @@
 //! What most tests start with: a sandbox, rules, a daemon.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,6 +9,7 @@ use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::{CoreDump, Ended};
 use upcall_e2e::rootfs::Rootfs;
 use upcall_e2e::sandbox::Sandbox;
+use upcall_helpers::wire::Spooled;
 use upcalld::store::record::Record;
 
 /// A sandbox with a running daemon.
@@ -76,6 +78,27 @@ impl Scene {
     pub(crate) fn end(self) -> Result<()> {
         self.daemon.stop(&self.sandbox)
     }
+}
+
+/// The one core in the spool, and what stands beside it.
+pub(crate) fn spooled(sandbox: &Sandbox) -> Result<(Vec<u8>, Spooled)> {
+    let mut names: Vec<PathBuf> = std::fs::read_dir(sandbox.spool())?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    names.sort();
+    let [core, facts] = names.as_slice() else {
+        anyhow::bail!("in the spool: {names:?}");
+    };
+    assert_eq!(core.extension(), Some("core".as_ref()), "{names:?}");
+    assert_eq!(core.with_extension("facts"), *facts);
+    let (spooled, _) = Spooled::decode_first(&std::fs::read(facts)?)?;
+    Ok((std::fs::read(core)?, spooled))
+}
+
+/// Whether there is nothing in a directory, or no directory.
+pub(crate) fn nothing_in(directory: &Path) -> bool {
+    std::fs::read_dir(directory).map_or(true, |mut names| names.next().is_none())
 }
 
 /// Puts a script into a container's root.

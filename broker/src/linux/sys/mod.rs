@@ -156,21 +156,6 @@ fn configure(
         .map(drop)
 }
 
-/// Random bytes from the kernel (getrandom(2)).
-///
-/// # Errors
-/// As getrandom(2): none after boot for so few bytes.
-pub fn random() -> Result<[u8; 8], Errno> {
-    let mut bytes = [0; 8];
-    // SAFETY: getrandom writes at most the given number of bytes; the buffer has them.
-    let length = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if Errno::result(length)? == 8 {
-        Ok(bytes)
-    } else {
-        Err(Errno::EAGAIN)
-    }
-}
-
 /// Registers a descriptor that does not block with the event loop.
 ///
 /// # Errors

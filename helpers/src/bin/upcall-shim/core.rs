@@ -10,7 +10,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::sys;
-use upcall_helpers::wire::{CORE_PIDFD_WORD, Hook, Request, RequestFd, Verdict};
+use upcall_helpers::wire::{CORE_PIDFD_WORD, Hook, Request, RequestFd, Verdict, Why, id};
 
 use crate::{FAILURE, SUCCESS, link, spool};
 
@@ -46,17 +46,21 @@ pub(crate) fn run(mut words: Vec<Vec<u8>>) -> u8 {
         argv: words,
         fds,
         started,
+        id: Some(id(u64::from_le_bytes(sys::random().unwrap_or_default()))),
     };
-    match link::ask(&hook, &request, &given) {
+    let why = match link::ask(&hook, &request, &given) {
         // Refused: closing the pipe ends the dump.
-        Ok(Verdict::Deny { .. }) => FAILURE,
-        // Absent, late, or told so. Whoever has the token reads; if it is gone, a worker does.
-        Ok(Verdict::Fallback) | Err(_) if claimed(&claim) => {
-            spool::keep(&hook, &request.argv, &stdin)
-        }
-        // Somebody else holds the claim.
-        Ok(Verdict::Done | Verdict::Fallback) | Err(_) => SUCCESS,
+        Ok(Verdict::Deny { .. }) => return FAILURE,
+        Ok(Verdict::Done) => return SUCCESS,
+        Ok(Verdict::Fallback) => Why::HandedBack,
+        Err(Errno::EAGAIN | Errno::EINPROGRESS) => Why::Late,
+        Err(_) => Why::Absent,
+    };
+    // Whoever has the token reads; if it is gone, a worker does.
+    if !claimed(&claim) {
+        return SUCCESS;
     }
+    spool::keep(&hook, &request, why, &stdin, pidfd.as_ref())
 }
 
 /// An eventfd with one token, that one of its holders can take (eventfd(2)).

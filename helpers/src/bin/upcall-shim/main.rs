@@ -7,6 +7,7 @@
 #![no_main]
 
 mod core;
+mod facts;
 mod link;
 mod spool;
 mod sys;
