@@ -84,9 +84,17 @@ impl Connection {
     /// `ESRCH` where it is gone already, on kernels before 6.16.
     pub fn peer(&self) -> Result<Peer, Errno> {
         let socket = self.0.get_ref();
-        let uid = getsockopt(socket, PeerCredentials)?.uid();
-        let process = PidRef::from_pidfd(getsockopt(socket, PeerPidfd)?)?;
-        Ok(Peer { uid, process })
+        let peer = getsockopt(socket, PeerCredentials)?;
+        let process = match getsockopt(socket, PeerPidfd) {
+            Ok(pidfd) => PidRef::from_pidfd(pidfd)?,
+            // Before 6.5: whoever has the number of the process that connected, which was `uid`'s.
+            Err(Errno::ENOPROTOOPT) => PidRef::open(u32::try_from(peer.pid()).unwrap_or(0))?,
+            Err(errno) => return Err(errno),
+        };
+        Ok(Peer {
+            uid: peer.uid(),
+            process,
+        })
     }
 
     /// Whether root connected, in our user namespace; told also of one that is gone.
