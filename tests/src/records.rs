@@ -108,8 +108,16 @@ pub fn said(record: &Record) -> Result<String> {
 /// It did not.
 pub fn report(record: &Record) -> Result<Report> {
     let said = said(record)?;
-    serde_json::from_str(&said).map_err(|error| {
+    let mut report: Report = serde_json::from_str(&said).map_err(|error| {
         let whole = serde_json::to_string(record).unwrap_or_default();
         anyhow::anyhow!("no report of upcall-probe: {error}: {said:?} in {whole}")
-    })
+    })?;
+    if report.namespaces.is_empty() && !report.has_proc {
+        // A kernel before 6.11 tells a process without /proc nothing about them; the joiner has looked.
+        report.namespaces = action(record, "run")?
+            .namespaces
+            .clone()
+            .unwrap_or_default();
+    }
+    Ok(report)
 }
