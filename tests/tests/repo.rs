@@ -262,6 +262,55 @@ mod promises {
     }
 
     #[test]
+    fn every_test_of_a_degraded_path_exists() -> Result<()> {
+        let tests = tests()?;
+        let page = std::fs::read_to_string(root().join("docs/kernel-support.md"))?;
+        let rows = page
+            .lines()
+            .map(|line| line.split('|').collect::<Vec<&str>>());
+        let mut named = 0;
+        for row in rows.filter(|row| row.len() == 7) {
+            let last = row.get(5).copied().unwrap_or_default();
+            for name in last.split('`').skip(1).step_by(2) {
+                assert!(tests.contains(name), "there is no test {name}");
+                named += 1;
+            }
+        }
+        assert!(named >= 4, "the table is not read any more: {named}");
+        Ok(())
+    }
+
+    #[test]
+    fn links_between_pages_lead_somewhere() -> Result<()> {
+        let mut links = 0;
+        for page in files()?
+            .iter()
+            .filter(|path| path.extension() == Some("md".as_ref()))
+        {
+            let text = std::fs::read_to_string(page)?;
+            let directory = page.parent().context("a directory")?;
+            for link in text
+                .split("](")
+                .skip(1)
+                .filter_map(|rest| rest.split(')').next())
+            {
+                let target = link.split('#').next().unwrap_or_default();
+                if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
+                    continue;
+                }
+                assert!(
+                    directory.join(target).exists(),
+                    "{}: {link}",
+                    page.display()
+                );
+                links += 1;
+            }
+        }
+        assert!(links >= 8, "links are not found any more: {links}");
+        Ok(())
+    }
+
+    #[test]
     fn nothing_in_the_tree_knows_the_machine_it_was_made_on() -> Result<()> {
         // In two parts, so that this file does not name them.
         let places = [
