@@ -83,7 +83,9 @@ pub(super) fn launch(error: &LaunchError, place: &str) -> Explained {
             ..
         } => Reason::HelperMissing,
         LaunchError::Program { .. } => Reason::HelperNotExecutable,
-        LaunchError::Enter(EnterError::OurCgroup(_) | EnterError::NoMemoryController)
+        LaunchError::Enter(
+            EnterError::OurCgroup(_) | EnterError::NoMemoryController | EnterError::Devices(_),
+        )
         | LaunchError::Encode(_)
         | LaunchError::Send(_)
         | LaunchError::Descriptor(_) => Reason::JoinFailed,

@@ -11,6 +11,7 @@ use upcall_helpers::wire::{self, Enter, FdRole, NamespaceId, RLIMITS, Rlimit};
 use crate::identify::Origin;
 use crate::linux::capability;
 use crate::linux::cgroup::Cgroups;
+use crate::linux::devices;
 use crate::linux::namespace::Ns;
 use crate::linux::parse;
 use crate::resolve::Container;
@@ -52,6 +53,11 @@ pub enum EnterError {
     /// Nor can one of our own be had.
     #[error("upcalld's own cgroup: {0}")]
     OurCgroup(Errno),
+    /// Its devices cannot be bounded there.
+    #[error(
+        "the kernel does not bound devices by a program (CONFIG_CGROUP_BPF): {0}; use cgroup = \"container\""
+    )]
+    Devices(Errno),
     /// There is a limit, and nothing that would hold it.
     #[error(
         "the kernel cannot limit its memory here: +memory is missing in cgroup.subtree_control of the root of cgroup2; \
@@ -105,6 +111,9 @@ fn inside(
     let (mut fds, mut cgroups_v1) = (Vec::new(), Vec::new());
     if run.cgroup() == Cgroup::Broker {
         fds.extend(our_cgroup(run, cgroups)?);
+        // The container's own cgroup bounds its devices; this one has to as well.
+        let devices = devices::standard().map_err(EnterError::Devices)?;
+        fds.push((FdRole::Devices, devices));
     } else {
         let parent = cgroups.unified(&leader.cgroups);
         fds.push((FdRole::Cgroup, parent.map_err(EnterError::Cgroup)?));

@@ -88,6 +88,8 @@ pub enum FdRole {
     /// Directory, in the cgroup v1 hierarchy of the memory controller, in which a cgroup that limits the helper's
     /// memory is made; where there is none, cgroup2 has that controller.
     MemoryV1,
+    /// A program that says which devices may be used, for the helper's own cgroup (bpf(2), `BPF_CGROUP_DEVICE`).
+    Devices,
     /// The open record, append only.
     Record,
     /// The program, where it is executed by descriptor.
@@ -109,6 +111,7 @@ impl FdRole {
             Self::Hold => 8,
             Self::FreezerV1 => 9,
             Self::MemoryV1 => 10,
+            Self::Devices => 11,
             Self::Number(number) => 128 | (number & 15),
         }
     }
@@ -125,6 +128,7 @@ impl FdRole {
             8 => Some(Self::Hold),
             9 => Some(Self::FreezerV1),
             10 => Some(Self::MemoryV1),
+            11 => Some(Self::Devices),
             128..=143 => Some(Self::Number(code & 15)),
             _ => None,
         }

@@ -12,6 +12,8 @@ mod host_hooks;
 #[cfg(test)]
 mod host_scene;
 #[cfg(test)]
+mod ns_attack_bounds;
+#[cfg(test)]
 mod ns_attack_entry;
 #[cfg(test)]
 mod ns_attack_identity;

@@ -18,6 +18,25 @@ const _: () = assert!(size_of::<PidfdInfo>() == libc::PIDFD_INFO_SIZE_VER0 as us
 pub(super) const PIDFD_INFO_PID: u64 = 1;
 pub(super) const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
 
+/// What bpf(2) takes to load a program (`union bpf_attr` of linux/bpf.h, as of 4.15).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BpfLoad {
+    pub(super) kind: u32,
+    pub(super) count: u32,
+    pub(super) instructions: u64,
+    pub(super) license: u64,
+    pub(super) log: [u64; 2],
+    pub(super) version: u32,
+    pub(super) flags: u32,
+}
+
+const _: () = assert!(size_of::<BpfLoad>() == 48);
+
+/// bpf(2)'s command, and `BPF_PROG_TYPE_CGROUP_DEVICE`.
+pub(super) const BPF_PROG_LOAD: u32 = 5;
+pub(super) const BPF_CGROUP_DEVICE: u32 = 15;
+
 /// `enum fsconfig_command` of linux/mount.h.
 pub(super) const FSCONFIG_SET_FLAG: u32 = 0;
 pub(super) const FSCONFIG_SET_STRING: u32 = 1;

@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 
-use abi::PidfdInfo;
+use abi::{BpfLoad, PidfdInfo};
 
 /// What `PIDFD_GET_INFO` (6.13) says about a process that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +154,39 @@ fn configure(
     // SAFETY: fsconfig reads two terminated strings, or null where the command takes none; the borrows outlive it.
     Errno::result(unsafe { libc::syscall(libc::SYS_fsconfig, fd, command, name, value, 0) })
         .map(drop)
+}
+
+/// One instruction of eBPF (`struct bpf_insn`, linux/bpf.h).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct BpfInstruction {
+    /// What it does.
+    pub operation: u8,
+    /// The register that it changes, and in the high half the one that it reads.
+    pub registers: u8,
+    /// Where in memory, or how far it jumps.
+    pub offset: i16,
+    /// A number.
+    pub number: i32,
+}
+
+/// Loads a program that says which devices may be used (bpf(2), `BPF_PROG_TYPE_CGROUP_DEVICE`, 4.15).
+///
+/// # Errors
+/// As bpf(2): `EINVAL` where the kernel does not take it, `EPERM` without `CAP_BPF`.
+pub fn load_device_program(program: &[BpfInstruction]) -> Result<OwnedFd, Errno> {
+    let load = BpfLoad {
+        kind: abi::BPF_CGROUP_DEVICE,
+        count: u32::try_from(program.len()).map_err(|_| Errno::E2BIG)?,
+        instructions: program.as_ptr() as u64,
+        license: c"".as_ptr() as u64,
+        ..BpfLoad::default()
+    };
+    let (command, size) = (abi::BPF_PROG_LOAD, size_of::<BpfLoad>());
+    // SAFETY: bpf reads the given number of bytes of `load`, as many instructions behind its pointer as it says, and a
+    // terminated string; all three live here, and without a log it writes to none of them.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const load, size) };
+    own(i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?)
 }
 
 /// Registers a descriptor that does not block with the event loop.

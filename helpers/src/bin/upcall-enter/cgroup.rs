@@ -11,6 +11,7 @@ use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use upcall_helpers::cgroupfs::open_beneath;
+use upcall_helpers::sys;
 use upcall_helpers::wire::Stage;
 
 use crate::failure::{At, Failure, require};
@@ -61,6 +62,11 @@ impl HelperCgroup {
             write(self.fd(), "memory.max", &bytes)
         }
         .at(Stage::Cgroup)
+    }
+
+    /// Bounds the devices that may be used in it.
+    pub(crate) fn bound_devices(&self, program: &OwnedFd) -> Result<(), Failure> {
+        sys::bound_devices(self.fd(), program.as_fd()).at(Stage::Cgroup)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

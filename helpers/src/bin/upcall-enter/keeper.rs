@@ -97,11 +97,10 @@ impl Keeper<'_> {
         let claim = fds.take(FdRole::Claim);
         let parent = fds.need(FdRole::Cgroup)?;
         let mut cgroup = HelperCgroup::create(parent, &self.launch.id)?;
-        if let Some(bytes) = self.enter.memory {
-            cgroup.limit_memory(fds.take(FdRole::MemoryV1), bytes)?;
-        }
         self.row.keep(cgroup.fd().as_raw_fd());
-        let result = self.run_in(&cgroup, pipes, fds, source, claim, reporter);
+        let result = self
+            .bound(&mut cgroup, &mut fds)
+            .and_then(|()| self.run_in(&cgroup, pipes, fds, source, claim, reporter));
         // The helper has ended: the crashed process may go.
         drop(hold);
         if result.is_err() {
@@ -111,7 +110,16 @@ impl Keeper<'_> {
         result
     }
 
-    /// Everything between the cgroup's making and its removal.
+    /// What the container's own cgroup does for a helper that is in it.
+    fn bound(&self, cgroup: &mut HelperCgroup, fds: &mut Fds) -> Result<(), Failure> {
+        if let Some(bytes) = self.enter.memory {
+            cgroup.limit_memory(fds.take(FdRole::MemoryV1), bytes)?;
+        }
+        let devices = fds.take(FdRole::Devices);
+        devices.map_or(Ok(()), |program| cgroup.bound_devices(&program))
+    }
+
+    /// Everything between its bounds and its removal.
     fn run_in(
         &self,
         cgroup: &HelperCgroup,

@@ -77,6 +77,7 @@ impl Given {
                 | FdRole::FreezerV1
                 | FdRole::Stdin
                 | FdRole::MemoryV1
+                | FdRole::Devices
                 | FdRole::Hold => {}
             }
         }
