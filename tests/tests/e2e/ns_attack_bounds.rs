@@ -2,9 +2,15 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::stat::{Mode, SFlag, mknod};
+use upcall_e2e::cgroup::{self, Child};
+use upcall_e2e::command::until;
 use upcall_e2e::container::Container;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
@@ -44,4 +50,50 @@ fn a_helper_that_upcalld_pays_for_still_has_no_devices_of_the_hosts() -> Result<
         scene.end()?;
     }
     Ok(())
+}
+
+/// Moves whoever is in a helper's cgroup below `container` to `jail`, again and again: a tenant with a delegated cgroup.
+fn rob(container: &Path, jail: &Path, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        for entry in std::fs::read_dir(container).into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b"upcall-") {
+                let inside = std::fs::read_to_string(entry.path().join("cgroup.procs"));
+                for pid in inside.unwrap_or_default().lines() {
+                    drop(std::fs::write(jail.join("cgroup.procs"), pid));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_is_taken_out_of_his_cgroup_and_frozen_is_ended_all_the_same() -> Result<()> {
+    // cgroup.kill does not reach him, and frozen before his first step he has no parent-death signal either.
+    needs!(Root, Runc);
+    let scene = Scene::new(&run_rule(r#""/probe""#, ""))?;
+    let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+    let directory = cgroup::of(&container.leader()?)?;
+    let jail = Child::of(&directory, "jail")?;
+    std::fs::write(jail.path().join("cgroup.freeze"), "1")?;
+    let over = Arc::new(AtomicBool::new(false));
+    let thread = std::thread::spawn({
+        let (over, jail) = (Arc::clone(&over), jail.path().to_owned());
+        move || rob(&directory, &jail, &over)
+    });
+    for _ in 0..2 {
+        let dump = CoreDump::of(container.init())?.bytes(4 << 20);
+        let started: Result<Vec<_>> = (0..6).map(|_| dump.start(&scene.sandbox)).collect();
+        for started in started? {
+            started.wait()?;
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    thread.join().ok().context("the tenant")?;
+    scene.records(12, Duration::from_secs(10))?;
+    let inside = || std::fs::read_to_string(jail.path().join("cgroup.procs"));
+    until(Duration::from_secs(3), "the jail to be empty", || {
+        inside().is_ok_and(|pids| pids.is_empty()).then_some(())
+    })?;
+    drop((jail, container));
+    scene.end()
 }

@@ -85,6 +85,13 @@ struct Helper {
     pidfd: OwnedFd,
 }
 
+impl Helper {
+    /// Ends it, wherever it is: a tenant who may write to his cgroups moves who is in them, and cgroup.kill finds nobody.
+    fn kill(&self) {
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+    }
+}
+
 impl Keeper<'_> {
     fn run(
         &mut self,
@@ -132,17 +139,16 @@ impl Keeper<'_> {
         let (ours, theirs) = pipes.split();
         let helper = self.fork(cgroup, fds, &theirs, &ours.going)?;
         drop((theirs, ours.going));
-        self.executed(ours.status)?;
-        if let Some(claim) = claim {
-            take_claim(&claim)?;
-        }
+        let begun = self.executed(ours.status);
+        let begun = begun.and_then(|()| claim.as_ref().map_or(Ok(()), take_claim));
+        begun.inspect_err(|_| helper.kill())?;
         reporter.tell(Event::Started { pid: helper.pid });
         let (limit, progress) = (self.enter.output, self.enter.progress);
         let mut relay = Relay::new(source, ours.stdin, ours.output, limit, progress);
         let timed_out = relay.run(&helper.pidfd, self.row).is_err();
         if timed_out {
             cgroup.kill();
-            let _ = sys::pidfd_send_signal(helper.pidfd.as_fd(), libc::SIGKILL);
+            helper.kill();
         }
         let (fed, output) = relay.finish();
         let status = self.reap(&helper).unwrap_or(WaitStatus::Signaled(9));
@@ -184,13 +190,14 @@ impl Keeper<'_> {
                 return Err(Failure { stage, errno });
             }
         };
+        let helper = Helper { pid, pidfd };
         // Beside its first steps; it goes no further than them before it is told to.
-        for (mount, path) in cgroups_v1.iter().zip(&self.enter.cgroups_v1) {
-            cgroup::join_v1(mount, path, pid)?;
-        }
-        cgroup.join_memory_v1(pid)?;
-        nix::unistd::write(going, b".").at(Stage::Cgroup)?;
-        Ok(Helper { pid, pidfd })
+        let mut v1 = cgroups_v1.iter().zip(&self.enter.cgroups_v1);
+        v1.try_for_each(|(mount, path)| cgroup::join_v1(mount, path, pid))
+            .and_then(|()| cgroup.join_memory_v1(pid))
+            .and_then(|()| nix::unistd::write(going, b".").at(Stage::Cgroup))
+            .inspect_err(|_| helper.kill())?;
+        Ok(helper)
     }
 
     /// Waits until the joiner has executed the helper or says why not.
