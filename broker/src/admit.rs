@@ -34,8 +34,11 @@ pub enum Tenant {
 }
 
 impl Tenant {
-    /// Whose the facts are.
+    /// Whose the facts are. The ids of a lost process are many where its user has many (subuid(5)), and all are nobody's.
     pub fn of(facts: &Facts) -> Self {
+        if facts.host_only == Some(Reason::IdentityLost) {
+            return Self::Unknown;
+        }
         match (&facts.container, facts.process.uid) {
             (Some(container), _) => {
                 Self::Container(container.runtime.as_str(), container.id.clone())
@@ -312,6 +315,8 @@ impl RulePlaces {
 
 #[cfg(test)]
 mod tests {
+    use upcall_config::facts::ProcessFacts;
+
     use super::*;
 
     fn rule() -> RuleRef {
@@ -395,6 +400,25 @@ mod tests {
         );
         drop(two);
         assert!(admit.enter(&container("a"), None).await.is_ok());
+    }
+
+    #[test]
+    fn whoever_gets_lost_is_one_tenant_whatever_his_ids() {
+        let lost = |uid| Facts {
+            process: ProcessFacts {
+                uid: Some(uid),
+                ..ProcessFacts::default()
+            },
+            host_only: Some(Reason::IdentityLost),
+            ..Facts::default()
+        };
+        assert_eq!(Tenant::of(&lost(300_000)), Tenant::Unknown);
+        assert_eq!(Tenant::of(&lost(300_001)), Tenant::Unknown);
+        let known = Facts {
+            host_only: None,
+            ..lost(1000)
+        };
+        assert_eq!(Tenant::of(&known), Tenant::User(1000));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use nix::sys::stat::Mode;
 
 use super::parse::{self, CgroupLine, IdMap, Stat, Status};
 
-/// Files that a tenant can make long (status grows with groups) are read up to here; longer ones are an error.
-const FILE_MAX: usize = 64 * 1024;
+/// Files are read up to here; longer ones are an error. The longest that a tenant can make is status: 65,536 groups
+/// (`NGROUPS_MAX`) of up to eleven bytes each. One that could not be read would make him unknown.
+const FILE_MAX: usize = 1 << 20;
 
 /// An open /proc/PID or /proc/PID/task/TID.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl ProcDir {
         self.fd.as_fd()
     }
 
-    /// A whole file, at most 64 KiB.
+    /// A whole file, at most 1 MiB.
     ///
     /// # Errors
     /// `ESRCH` or `ENOENT` for a process that is gone; `EFBIG` for a longer file.

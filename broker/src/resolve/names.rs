@@ -66,7 +66,11 @@ pub struct Nominee<'a> {
     pub root: &'a [u8],
 }
 
-/// What the components of a path may name, innermost first.
+/// How deep a container's own cgroup lies at most. Runtimes make them at the top, four to eight deep; below, its
+/// processes may make thousands, each in the last one, and each would cost a search.
+const DEPTH_MAX: usize = 24;
+
+/// What the components of a path may name, innermost first, of the outermost [`DEPTH_MAX`].
 pub fn nominees(path: &[u8]) -> Vec<Nominee<'_>> {
     let mut ends: Vec<usize> = (1..path.len())
         .filter(|index| path.get(*index) == Some(&b'/'))
@@ -84,7 +88,7 @@ pub fn nominees(path: &[u8]) -> Vec<Nominee<'_>> {
             .copied()
             .unwrap_or_default()
     };
-    (0..components.len())
+    (0..components.len().min(DEPTH_MAX))
         .rev()
         .filter(|index| !above(*index, 0).is_empty())
         .map(|index| {
@@ -325,6 +329,18 @@ mod tests {
     }
 
     /// Paths as seen on real hosts and as documented, with what they name.
+    #[test]
+    fn cgroups_without_end_neither_cost_much_nor_hide_whose_they_are() {
+        let path = [b"/machine.slice/web".as_slice(), &b"/x".repeat(3000)].concat();
+        let all = nominees(&path);
+        assert_eq!(all.len(), DEPTH_MAX);
+        assert_eq!(
+            all.last().map(|first| first.root),
+            Some(&b"/machine.slice"[..])
+        );
+        assert!(all.iter().any(|nominee| nominee.id == b"web"));
+    }
+
     #[test]
     fn every_known_path_names_its_container() {
         let samples = include_str!("cgroup-samples.tsv");

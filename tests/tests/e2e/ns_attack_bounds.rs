@@ -1,20 +1,25 @@
 //! Attacks on what bounds a helper and its container: devices, cgroups that are taken apart, and names without end.
 
-use std::fs::Permissions;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::fs::{DirBuilder, Permissions};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, SFlag, mkdirat, mknod};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use upcall_e2e::cgroup::{self, Child};
 use upcall_e2e::command::until;
 use upcall_e2e::container::Container;
 use upcall_e2e::kernel_like::CoreDump;
+use upcall_e2e::leader::Leader;
 use upcall_e2e::needs;
 use upcall_e2e::records::said;
+use upcall_e2e::registered::Registered;
 use upcall_e2e::runc::Runc;
 
 use crate::scene::{Scene, run_rule, script};
@@ -96,4 +101,98 @@ fn whoever_is_taken_out_of_his_cgroup_and_frozen_is_ended_all_the_same() -> Resu
     })?;
     drop((jail, container));
     scene.end()
+}
+
+/// What is nobody's to escape from, and what happens to those who do.
+const DENIED: &str = r#"
+[[rule]]
+upcall = "core"
+match.container = {}
+deny = { reason = "not from containers" }
+[[rule]]
+upcall = "core"
+store = { ignore_limit = true }
+"#;
+
+#[test]
+fn more_groups_than_fit_on_a_page_make_nobody_unknown() -> Result<()> {
+    // Everybody's status in /proc grows with his groups, and a container's root may take 65,536 of them.
+    needs!(Root, Runc);
+    let scene = Scene::new(DENIED)?;
+    let container = Runc::new("web")
+        .with(|bundle| bundle.user.2 = (1_000_000..1_020_000).collect())
+        .start(&scene.sandbox)?;
+    let (record, _) = scene.dump(&CoreDump::of(container.init())?)?;
+    assert!(record.container.is_some(), "{record:?}");
+    assert_eq!(record.reason.as_deref(), Some("rule"), "{record:?}");
+    drop(container);
+    scene.end()
+}
+
+#[test]
+fn cgroups_without_end_cost_no_more_than_a_few() -> Result<()> {
+    // A user who may make cgroups makes thousands, one in the other, and each might be a container's.
+    needs!(Root, Unprivileged);
+    let scene = Scene::with_settings(Registered::SETTINGS, DENIED)?;
+    for number in 0..50 {
+        let state = scene.sandbox.path(format!("runc/other{number}"));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&state)?;
+        let text = format!(
+            r#"{{"id":"other{number}","init_process_pid":1,"init_process_start":1,"cgroup_paths":{{}},
+                "config":{{"labels":["{}"]}}}}"#,
+            "x".repeat(40_000)
+        );
+        std::fs::write(state.join("state.json"), text)?;
+    }
+    let user = Registered::unregistered(&scene.sandbox, "user")?;
+    let (record, _) = scene.dump(&CoreDump::of(user.init())?)?;
+    let shallow = record.timings_us.resolve.context("a time")?;
+    let leader = Leader::read(user.init())?;
+    let top = cgroup::of(&leader)?;
+    let deep = Deep::below(&top, 1500)?;
+    user.move_here(&deep.path())?;
+    let (record, _) = scene.dump(&CoreDump::of(user.init())?)?;
+    let took = record.timings_us.resolve.context("a time")?;
+    assert!(record.container.is_none() && record.evidence.process.is_some());
+    assert!(took < 40 * shallow.max(1000), "{took} us, and {shallow} us");
+    user.move_here(&top)?;
+    drop(deep);
+    drop(user);
+    scene.end()
+}
+
+/// Cgroups one in the other.
+struct Deep(Vec<OwnedFd>);
+
+impl Deep {
+    fn below(top: &Path, depth: usize) -> Result<Self> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_PATH;
+        let mut all = vec![open(top, flags, Mode::empty())?];
+        for _ in 0..depth {
+            let last = all.last().context("one at least")?;
+            mkdirat(last, "x", Mode::from_bits_truncate(0o755))?;
+            let next = openat(last, "x", flags, Mode::empty())?;
+            all.push(next);
+        }
+        Ok(Self(all))
+    }
+
+    /// The innermost, by a path that is short enough.
+    fn path(&self) -> PathBuf {
+        let last = self.0.last().map_or(-1, AsRawFd::as_raw_fd);
+        PathBuf::from(format!("/proc/self/fd/{last}"))
+    }
+}
+
+impl Drop for Deep {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {
+            if let Some(parent) = self.0.last() {
+                let _ = unlinkat(parent, "x", UnlinkatFlags::RemoveDir);
+            }
+        }
+    }
 }
