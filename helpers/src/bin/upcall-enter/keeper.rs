@@ -140,7 +140,7 @@ impl Keeper<'_> {
         let helper = self.fork(cgroup, fds, &theirs, &ours.going)?;
         drop((theirs, ours.going));
         let begun = self.executed(ours.status);
-        let begun = begun.and_then(|()| claim.as_ref().map_or(Ok(()), take_claim));
+        let begun = begun.and_then(|()| claim.map_or(Ok(()), |claim| take_claim(&claim)));
         begun.inspect_err(|_| helper.kill())?;
         reporter.tell(Event::Started { pid: helper.pid });
         let (limit, progress) = (self.enter.output, self.enter.progress);
