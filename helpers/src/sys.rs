@@ -125,22 +125,6 @@ pub fn random() -> Result<[u8; 8], Errno> {
     }
 }
 
-/// Attaches a program that says which devices may be used to a cgroup (bpf(2), `BPF_PROG_ATTACH`, 4.15), beside those
-/// of the cgroups above it: each of them can refuse.
-///
-/// # Errors
-/// As bpf(2).
-pub fn bound_devices(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
-    const BPF_PROG_ATTACH: u32 = 8;
-    const BPF_CGROUP_DEVICE: i32 = 6;
-    const BPF_F_ALLOW_MULTI: i32 = 2;
-    let (cgroup, program) = (cgroup.as_raw_fd(), program.as_raw_fd());
-    let attach = [cgroup, program, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI];
-    let (command, size) = (BPF_PROG_ATTACH, size_of_val(&attach));
-    // SAFETY: bpf reads the given number of bytes of four numbers, which live here.
-    Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, attach.as_ptr(), size) }).map(drop)
-}
-
 /// Ends this process at once, without running anything that its parent registered.
 pub fn exit(code: i32) -> ! {
     // SAFETY: _exit takes a number and does not return.

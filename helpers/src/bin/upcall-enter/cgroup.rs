@@ -11,10 +11,10 @@ use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use upcall_helpers::cgroupfs::open_beneath;
-use upcall_helpers::sys;
 use upcall_helpers::wire::Stage;
 
 use crate::failure::{At, Failure, require};
+use crate::sys;
 
 /// A helper's cgroup; [`HelperCgroup::remove`] takes it away.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ mod relay;
 mod reporter;
 mod seccomp;
 mod status;
+mod sys;
 
 use std::process::ExitCode;
 
