@@ -5,6 +5,7 @@ mod cmdline;
 mod draft;
 mod facts;
 mod follow;
+mod forget;
 mod perform;
 mod reason;
 mod refusals;

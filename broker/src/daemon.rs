@@ -119,6 +119,7 @@ async fn serve(
     );
     drop(sd_notify::notify(&[NotifyState::Ready]));
     let taking_in = tokio::spawn(Arc::clone(&broker).take_in_for_ever());
+    tokio::spawn(Arc::clone(&broker).forget_for_ever());
 
     let ended = loop {
         tokio::select! {

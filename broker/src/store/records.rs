@@ -243,6 +243,25 @@ impl Records {
         drop(std::fs::remove_file(path));
     }
 
+    /// Removes the oldest closed records beyond `keep`; says how many.
+    ///
+    /// # Errors
+    /// As [`Records::entries`].
+    pub fn trim(&self, keep: usize) -> Result<usize, RecordError> {
+        let entries = self.entries()?;
+        let over = entries.len().saturating_sub(keep);
+        entries
+            .iter()
+            .take(over)
+            .for_each(|entry| self.remove(entry));
+        Ok(over)
+    }
+
+    /// When a closed record was last written or removed.
+    pub fn changed(&self) -> Option<SystemTime> {
+        self.closed.metadata().ok()?.modified().ok()
+    }
+
     /// Records that nobody closed, with what was reported about them, and takes them away once `close` has been called
     /// for each.
     pub fn take_unclosed(&self, mut close: impl FnMut(Record, Vec<Report>, &Path)) {

@@ -1,5 +1,6 @@
 //! Attacks on what bounds a helper and its container: devices, cgroups that are taken apart, and names without end.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, Permissions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -15,6 +16,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use upcall_e2e::cgroup::{self, Child};
 use upcall_e2e::command::until;
 use upcall_e2e::container::Container;
+use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::leader::Leader;
 use upcall_e2e::needs;
@@ -161,6 +163,32 @@ fn cgroups_without_end_cost_no_more_than_a_few() -> Result<()> {
     user.move_here(&top)?;
     drop(deep);
     drop(user);
+    scene.end()
+}
+
+#[test]
+fn a_process_that_crashes_for_ever_does_not_fill_the_disk_with_records() -> Result<()> {
+    needs!(Root, Runc);
+    let scene = Scene::with_settings("records.keep = 3", DENIED)?;
+    let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+    let dump = CoreDump::of(container.init())?;
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(scene.dump(&dump)?.0.id);
+    }
+    let Scene { daemon, sandbox } = scene;
+    daemon.stop(&sandbox)?;
+    // Counted at the start, and then every minute.
+    let daemon = Daemon::start(&sandbox)?;
+    let scene = Scene { daemon, sandbox };
+    let kept = until(Duration::from_secs(5), "the oldest to be gone", || {
+        let left = scene.daemon.records().all();
+        (left.len() <= 3).then_some(left)
+    })?;
+    let kept: BTreeSet<&str> = kept.iter().map(|record| record.id.as_str()).collect();
+    let newest: BTreeSet<&str> = ids.iter().skip(3).map(String::as_str).collect();
+    assert_eq!(kept, newest);
+    drop(container);
     scene.end()
 }
 
