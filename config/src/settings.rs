@@ -49,6 +49,12 @@ pub struct RuntimeSettings {
     pub runc: Vec<PathBuf>,
     /// `crun`: its state directories, `--root`.
     pub crun: Vec<PathBuf>,
+    /// `containerd`: where the OCI runtime below containerd has one directory for each of its namespaces.
+    pub containerd: Vec<PathBuf>,
+    /// `docker`: the same below docker.
+    pub docker: Vec<PathBuf>,
+    /// `docker_root`: docker's data, `--data-root`.
+    pub docker_root: PathBuf,
     /// `podman_graphroot`: root's container storage.
     pub podman_graphroot: PathBuf,
     /// `podman_runroot`: root's container state.
@@ -89,6 +95,9 @@ impl Default for RuntimeSettings {
         Self {
             runc: vec!["/run/runc".into()],
             crun: vec!["/run/crun".into()],
+            containerd: vec!["/run/containerd/runc".into()],
+            docker: vec!["/run/docker/runtime-runc".into()],
+            docker_root: "/var/lib/docker".into(),
             podman_graphroot: "/var/lib/containers/storage".into(),
             podman_runroot: "/run/containers/storage".into(),
         }

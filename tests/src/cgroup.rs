@@ -112,3 +112,37 @@ impl Drop for Child {
         }));
     }
 }
+
+/// Removes the cgroups of this name, or that begin so, and all below them, from every hierarchy; ends who is in them.
+pub fn sweep(tag: &str) {
+    fn remove(directory: &Path) {
+        drop(std::fs::write(directory.join("cgroup.kill"), "1"));
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove(&entry.path());
+            }
+        }
+        let patience = Duration::from_millis(500);
+        drop(until(
+            patience,
+            "a cgroup's end",
+            || match std::fs::remove_dir(directory) {
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => None,
+                _ => Some(()),
+            },
+        ));
+    }
+    let below = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let top = Path::new("/sys/fs/cgroup");
+    let tops = below(top).map(|entry| entry.path()).chain([top.to_owned()]);
+    for entry in tops.flat_map(|top| below(&top).collect::<Vec<_>>()) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let name = name
+            .trim_start_matches("lxc.payload.")
+            .trim_start_matches("lxc.monitor.");
+        if name.starts_with(tag) && entry.path().join("cgroup.procs").exists() {
+            remove(&entry.path());
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! A running container, seen from the host: its processes, its init, its end.
 
+use std::process::Command;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -15,29 +16,30 @@ use crate::rootfs::Rootfs;
 /// How long a process of a container's is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who made it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Runtime {
-    /// runc.
-    Runc,
-    /// podman, with runc below.
-    Podman,
-}
-
-impl Runtime {
+/// The program that made a container, and what it can do with it.
+pub trait Engine: std::fmt::Debug + Send + Sync {
     /// Its word in rules and records.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Runc => "runc",
-            Self::Podman => "podman",
-        }
+    fn word(&self) -> &'static str;
+
+    /// The command that runs something in the container; the words of that follow.
+    fn exec(&self, id: &str) -> Command;
+
+    /// Removes the container, whose init has ended.
+    ///
+    /// # Errors
+    /// It fails; it is then tried again.
+    fn remove(&self, id: &str) -> Result<()>;
+
+    /// Whether it knows a container by its id alone.
+    fn knows_ids_only(&self) -> bool {
+        false
     }
 }
 
 /// A running container; removed when dropped.
 #[derive(Debug)]
 pub struct Container {
-    runtime: Runtime,
+    engine: Box<dyn Engine>,
     name: String,
     id: String,
     root: Rootfs,
@@ -47,9 +49,14 @@ pub struct Container {
 }
 
 impl Container {
-    pub(crate) fn new(runtime: Runtime, name: String, id: String, root: Rootfs) -> Self {
+    pub(crate) fn new(
+        engine: impl Engine + 'static,
+        name: String,
+        id: String,
+        root: Rootfs,
+    ) -> Self {
         Self {
-            runtime,
+            engine: Box::new(engine),
             name,
             id,
             root,
@@ -74,9 +81,9 @@ impl Container {
         Ok(self)
     }
 
-    /// Who made it.
-    pub fn runtime(&self) -> Runtime {
-        self.runtime
+    /// Who made it, as rules and records call it.
+    pub fn runtime(&self) -> &'static str {
+        self.engine.word()
     }
 
     /// Its name in the test.
@@ -89,11 +96,12 @@ impl Container {
         &self.id
     }
 
-    /// What rules and records call it: runc knows an id only.
+    /// What rules and records call it: some know an id only.
     pub fn called(&self) -> &str {
-        match self.runtime {
-            Runtime::Runc => &self.id,
-            Runtime::Podman => &self.name,
+        if self.engine.knows_ids_only() {
+            &self.id
+        } else {
+            &self.name
         }
     }
 
@@ -120,8 +128,7 @@ impl Container {
     /// # Errors
     /// The runtime or the program fails.
     pub fn exec(&self, words: &[&str]) -> Result<String> {
-        let runtime = self.runtime.as_str();
-        run(command(runtime).arg("exec").arg(&self.id).args(words))
+        run(self.engine.exec(&self.id).args(words))
     }
 
     /// Starts a program in it and leaves it; the host's pid of it. runc only.
@@ -253,14 +260,9 @@ impl Drop for Container {
         }));
         let remove = || {
             self.reap();
-            match self.runtime {
-                Runtime::Runc => {
-                    run(command("runc").args(["delete", "--force", &self.id])).map(drop)
-                }
-                Runtime::Podman => crate::podman::remove(&self.name),
-            }
+            self.engine.remove(&self.id)
         };
-        // podman's own clean-up after a container's end may be at work; it is tried again.
+        // A runtime's own clean-up after a container's end may be at work; it is tried again.
         drop(until(Duration::from_secs(3), "a removal", || remove().ok()));
     }
 }

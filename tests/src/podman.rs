@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::command::{command, run};
-use crate::container::{Container, Runtime};
+use crate::container::{Container, Engine};
 use crate::rootfs::Rootfs;
 use crate::sandbox::Sandbox;
 use crate::skip;
@@ -97,7 +97,7 @@ impl Podman {
             start.arg("--rootfs").arg(root.path());
         }
         let started = run(start.arg("/init"));
-        let container = Container::new(Runtime::Podman, name.clone(), name.clone(), root);
+        let container = Container::new(Engined(name.clone()), name.clone(), name.clone(), root);
         let id = started?.trim().to_owned();
         let format = "--format={{.State.Pid}} {{.State.ConmonPid}}";
         let pids = run(&mut podman(["inspect", format, &name]))?;
@@ -110,6 +110,24 @@ impl Podman {
 /// The image of a container with a user namespace of its own.
 fn image(name: &str) -> String {
     format!("localhost/{name}:e2e")
+}
+
+/// podman, for the container with this name.
+#[derive(Debug)]
+struct Engined(String);
+
+impl Engine for Engined {
+    fn word(&self) -> &'static str {
+        "podman"
+    }
+
+    fn exec(&self, id: &str) -> Command {
+        podman(["exec", id])
+    }
+
+    fn remove(&self, _id: &str) -> Result<()> {
+        remove(&self.0)
+    }
 }
 
 /// Removes a container and its image.

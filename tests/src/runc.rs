@@ -1,12 +1,13 @@
-//! Real containers by runc.
+//! Real containers by runc, and by crun.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::bundle::Bundle;
-use crate::command::{command, run_logged};
-use crate::container::{Container, Runtime};
+use crate::command::{command, run, run_logged};
+use crate::container::{Container, Engine};
 use crate::rootfs::Rootfs;
 use crate::sandbox::Sandbox;
 
@@ -16,6 +17,60 @@ pub struct Runc {
     id: Option<String>,
     bundle: Bundle,
     change: Vec<Change>,
+    program: Program,
+}
+
+/// Which program it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Program {
+    Runc,
+    Crun,
+}
+
+/// crun takes cgroup v1 or v2, and refuses a host that has both; there it is shown the old ones alone.
+const WITHOUT_CGROUP2: &str =
+    "mount --make-rprivate /sys/fs/cgroup && umount /sys/fs/cgroup/unified && exec \"$@\"";
+
+impl Program {
+    fn command(self) -> Command {
+        let name = self.word();
+        if self == Self::Runc || !Path::new("/sys/fs/cgroup/unified").exists() {
+            return command(name);
+        }
+        let mut wrapped = command("unshare");
+        wrapped.args([
+            "--mount",
+            "--propagation=slave",
+            "sh",
+            "-c",
+            WITHOUT_CGROUP2,
+        ]);
+        wrapped.args(["sh", name]);
+        wrapped
+    }
+}
+
+impl Engine for Program {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Runc => "runc",
+            Self::Crun => "crun",
+        }
+    }
+
+    fn exec(&self, id: &str) -> Command {
+        let mut exec = self.command();
+        exec.args(["exec", id]);
+        exec
+    }
+
+    fn remove(&self, id: &str) -> Result<()> {
+        run(self.command().args(["delete", "--force", id])).map(drop)
+    }
+
+    fn knows_ids_only(&self) -> bool {
+        true
+    }
 }
 
 /// Something done to the root before the start.
@@ -37,7 +92,15 @@ impl Runc {
             id: None,
             bundle: Bundle::default(),
             change: vec![],
+            program: Program::Runc,
         }
+    }
+
+    /// By crun instead.
+    #[must_use]
+    pub fn crun(mut self) -> Self {
+        self.program = Program::Crun;
+        self
     }
 
     /// With this id, and not one that no other sandbox has.
@@ -58,6 +121,13 @@ impl Runc {
     pub fn with(mut self, change: impl FnOnce(&mut Bundle)) -> Self {
         change(&mut self.bundle);
         self
+    }
+
+    /// With this annotation.
+    #[must_use]
+    pub fn annotation(self, key: &str, value: &str) -> Self {
+        let annotation = (key.to_owned(), value.to_owned());
+        self.with(|bundle| bundle.annotations.push(annotation))
     }
 
     /// With its root changed before it starts.
@@ -88,11 +158,11 @@ impl Runc {
             serde_json::to_vec_pretty(&config)?,
         )?;
         let pid_file = bundle.join("pid");
-        let mut runc = command("runc");
+        let mut runc = self.program.command();
         runc.args(["run", "--detach", "--pid-file"]).arg(&pid_file);
         runc.arg("--bundle").arg(&bundle).arg(&id);
         let started = run_logged(&mut runc, &bundle.join("log"));
-        let container = Container::new(Runtime::Runc, self.name, id, root);
+        let container = Container::new(self.program, self.name, id, root);
         started?;
         container.with_init(pid(&pid_file)?, ours)
     }

@@ -10,10 +10,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
 use upcalld::hooks::file::CoreHook;
 use upcalld::hooks::pattern::Pattern;
 
 use crate::command::{command, run};
+use crate::container::pid_of;
 use crate::programs::Programs;
 
 /// Where they are.
@@ -218,6 +220,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        crate::cgroup::sweep(self.tag());
         remove(&self.root);
     }
 }
@@ -250,7 +253,23 @@ fn sweep() {
         };
         if lock.try_lock().is_ok() {
             sweep_containers(name);
+            sweep_daemons(&root);
+            crate::cgroup::sweep(name);
             remove(&root);
+        }
+    }
+}
+
+/// Ends what runtimes' daemons left running: whoever has this place in its command line.
+fn sweep_daemons(root: &Path) {
+    let place = [root.as_os_str().as_encoded_bytes(), b"/"].concat();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+        if let Some(pid) = pid
+            && words.windows(place.len()).any(|window| window == place)
+        {
+            let _ = kill(pid_of(pid), Signal::SIGKILL);
         }
     }
 }

@@ -12,6 +12,14 @@ pub enum Need {
     Runc,
     /// podman and conmon.
     Podman,
+    /// crun.
+    Crun,
+    /// dockerd and docker.
+    Docker,
+    /// containerd and ctr.
+    Containerd,
+    /// Python's gRPC, to speak the CRI.
+    Grpc,
     /// unshare(2) for everybody, and the unshare and setpriv programs.
     Unprivileged,
     /// FUSE.
@@ -30,6 +38,13 @@ impl Need {
             Self::Root => (nix::unistd::Uid::effective().is_root(), "root"),
             Self::Runc => (has("runc"), "runc"),
             Self::Podman => (has("podman") && has("conmon"), "podman and conmon"),
+            Self::Crun => (has("crun"), "crun"),
+            Self::Docker => (has("dockerd") && has("docker"), "dockerd and docker"),
+            Self::Containerd => (has("containerd") && has("ctr"), "containerd and ctr"),
+            Self::Grpc => (
+                Path::new("/usr/lib/python3/dist-packages/grpc").is_dir(),
+                "python3-grpcio",
+            ),
             Self::Unprivileged => (
                 has("unshare") && has("setpriv") && may_unshare(),
                 "user namespaces for everybody, unshare and setpriv",

@@ -1,15 +1,10 @@
 //! Containers by the name that an admin gives: looked for in the runtimes' state, and compared with what is alive.
 
-use std::os::unix::ffi::OsStrExt;
-
 use upcall_config::text::escape;
 
 use crate::resolve::Resolver;
+use crate::resolve::claim::{Claim, Names};
 use crate::resolve::leader::Leader;
-use crate::resolve::oci::State;
-
-/// How many containers are looked through at most.
-const SCAN_MAX: usize = 10_000;
 
 /// The shortest part of an id that names a container.
 const PREFIX_MIN: usize = 4;
@@ -53,27 +48,25 @@ pub enum FindError {
 /// # Errors
 /// See [`FindError`].
 pub fn container(resolver: &Resolver, name: &str) -> Result<Found, FindError> {
-    let all = all(resolver);
-    let exact = |(state, known): &&(State, Option<String>)| {
-        state.id == name || known.as_deref() == Some(name)
+    let all = resolver.all();
+    let asked = name.as_bytes();
+    let exact = |(claim, names): &&(Claim, Names)| {
+        claim.id == asked || names.name.as_deref() == Some(asked)
     };
-    let prefix = |(state, _): &&(State, Option<String>)| {
-        name.len() >= PREFIX_MIN && state.id.starts_with(name)
-    };
+    let prefix =
+        |(claim, _): &&(Claim, Names)| name.len() >= PREFIX_MIN && claim.id.starts_with(asked);
     let mut matching: Vec<_> = all.iter().filter(exact).collect();
     if matching.is_empty() {
         matching = all.iter().filter(prefix).collect();
     }
-    let shown = |(state, known): &(State, Option<String>)| {
-        let id = escape(state.id.as_bytes());
-        let known = known.as_ref().map_or(String::new(), |known| {
-            format!(" {}", escape(known.as_bytes()))
-        });
-        format!("{}{known} {id}", state.runtime)
+    let shown = |(claim, names): &(Claim, Names)| {
+        let known = names.name.as_ref().filter(|name| **name != claim.id);
+        let known = known.map_or(String::new(), |known| format!(" {}", escape(known)));
+        format!("{}{known} {}", claim.runtime, escape(&claim.id))
     };
     let (mut running, mut stopped) = (Vec::new(), None);
     for one in matching {
-        match Leader::open(one.0.pid, one.0.start) {
+        match Leader::open(&one.0.init, resolver.host()) {
             Ok(leader) => running.push((one, leader.process.pid())),
             Err(error) => stopped = Some(FindError::NotRunning(shown(one), error.to_string())),
         }
@@ -81,11 +74,11 @@ pub fn container(resolver: &Resolver, name: &str) -> Result<Found, FindError> {
     match running.as_slice() {
         [] => Err(stopped.unwrap_or_else(|| FindError::None(name.to_owned()))),
         [(one, leader)] => {
-            let (state, known) = one;
+            let (claim, names) = one;
             Ok(Found {
-                runtime: state.runtime.to_string(),
-                id: escape(state.id.as_bytes()),
-                name: known.as_ref().map(|known| escape(known.as_bytes())),
+                runtime: claim.runtime.to_string(),
+                id: escape(&claim.id),
+                name: names.name.as_deref().map(escape),
                 leader: *leader,
             })
         }
@@ -95,21 +88,4 @@ pub fn container(resolver: &Resolver, name: &str) -> Result<Found, FindError> {
             second: shown(second),
         }),
     }
-}
-
-/// All containers that the runtimes' state has, with podman's names.
-fn all(resolver: &Resolver) -> Vec<(State, Option<String>)> {
-    let mut all = Vec::new();
-    for root in resolver.roots() {
-        let Ok(entries) = std::fs::read_dir(&root.path) else {
-            continue;
-        };
-        for entry in entries.flatten().take(SCAN_MAX) {
-            if let Ok(state) = root.get(entry.file_name().as_bytes()) {
-                let name = resolver.podman().names(&state.id).name;
-                all.push((state, name));
-            }
-        }
-    }
-    all
 }

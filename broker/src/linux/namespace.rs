@@ -110,6 +110,23 @@ impl NsFd {
         self.owner().is_ok_and(|owner| owner.is_within(ancestor))
     }
 
+    /// Who made this user namespace, or the outermost one around it that is below `host`: his uid in our own.
+    ///
+    /// # Errors
+    /// `EPERM` where `host` is not above it; `ENOTTY` for a namespace of another kind.
+    pub fn owner_below(&self, host: NamespaceId) -> Result<u32, Errno> {
+        let mut owner = sys::namespace_owner_uid(self.fd())?;
+        let mut parent = self.parent()?;
+        for _ in 0..NESTING_MAX {
+            if parent.id == host {
+                return Ok(owner);
+            }
+            owner = sys::namespace_owner_uid(parent.fd())?;
+            parent = parent.parent()?;
+        }
+        Err(Errno::EPERM)
+    }
+
     fn parent(&self) -> Result<Self, Errno> {
         Self::new(sys::namespace_ioctl(self.fd(), NamespaceRequest::Parent)?)
     }

@@ -3,8 +3,8 @@
 use upcall_config::facts::Reason;
 
 use super::Container;
+use super::claim::Claim;
 use super::leader::{Leader, LeaderError};
-use super::oci::State;
 use crate::identify::Origin;
 use crate::linux::namespace::{Ns, NsSet};
 use crate::linux::parse::CgroupLine;
@@ -16,18 +16,28 @@ pub(super) enum Refused {
     Leader(#[from] LeaderError),
     #[error("the process is not in its user and pid namespaces")]
     Namespaces,
+    #[error("its user namespace is not uid {0}'s")]
+    Owner(u32),
     #[error("forged cgroup name: its init is not in this cgroup")]
     Cgroup,
 }
 
-/// Opens the state's init and compares. `component` is the part of the cgroup's path that the container's own starts
+/// Opens the claim's init and compares. `component` is the part of the cgroup's path that the container's own starts
 /// with, in every hierarchy.
-pub(super) fn accept(origin: &Origin, state: &State, component: &[u8]) -> Result<Leader, Refused> {
-    let leader = Leader::open(state.pid, state.start)?;
+pub(super) fn accept(
+    origin: &Origin,
+    claim: &Claim,
+    component: &[u8],
+    host: &NsSet,
+) -> Result<Leader, Refused> {
+    let leader = Leader::open(&claim.init, host)?;
+    shares_cgroup(&origin.cgroups, &leader, component)?;
     if !lives_below(origin, &leader) {
         return Err(Refused::Namespaces);
     }
-    shares_cgroup(&origin.cgroups, &leader, component)?;
+    if claim.owner != 0 && !belongs_to(&leader, claim.owner, host) {
+        return Err(Refused::Owner(claim.owner));
+    }
     Ok(leader)
 }
 
@@ -52,6 +62,18 @@ pub(super) fn shares_cgroup(
         }
     }
     if shared { Ok(()) } else { Err(Refused::Cgroup) }
+}
+
+/// Whether the init's user namespace is the user's own or below one of his: whatever he claims about it, the kernel
+/// has given him power over nothing else.
+fn belongs_to(leader: &Leader, owner: u32, host: &NsSet) -> bool {
+    let Some(user) = leader.namespaces.get(Ns::User) else {
+        return false;
+    };
+    user.id() != host.id(Ns::User)
+        && user
+            .owner_below(host.id(Ns::User))
+            .is_ok_and(|uid| uid == owner)
 }
 
 /// Whether the process is in the init's user and pid namespaces or in ones below them.

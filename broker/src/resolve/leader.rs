@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use upcall_config::facts::Confinement;
 
+use super::claim::{Init, Supervisor};
 use crate::linux::namespace::{Ns, NsSet};
 use crate::linux::parse::{CgroupLine, IdMap, Stat, Status};
 use crate::linux::pidref::PidRef;
@@ -49,21 +50,40 @@ pub enum LeaderError {
     /// It cannot be read: it is ending.
     #[error("its init {0} is ending: {1}")]
     Ending(u32, Errno),
+    /// Its parent is not the process of the host that should have made it.
+    #[error(
+        "process {0} is not its init: no root process of the host that answers for it is its parent"
+    )]
+    Unanswered(u32),
 }
 
 impl Leader {
-    /// Holds and reads the process `pid` if it started at `start` (clock ticks since boot).
+    /// Holds and reads the process that a claim names.
     ///
     /// # Errors
     /// See [`LeaderError`].
-    pub fn open(pid: u32, start: u64) -> Result<Self, LeaderError> {
+    pub fn open(init: &Init, host: &NsSet) -> Result<Self, LeaderError> {
+        let pid = init.pid();
         let process = PidRef::open(pid).map_err(|_| LeaderError::Absent(pid))?;
         let directory = ProcDir::open(pid).map_err(|_| LeaderError::Absent(pid))?;
         let stat = directory.stat().map_err(|_| LeaderError::Absent(pid))?;
-        if stat.start != start {
-            return Err(LeaderError::Another(pid));
+        match init {
+            Init::Started { start, .. } if stat.start != *start => {
+                return Err(LeaderError::Another(pid));
+            }
+            Init::Started { .. } => {}
+            Init::Child { of, .. } if answers(of, stat.parent, host) => {}
+            Init::Child { .. } => return Err(LeaderError::Unanswered(pid)),
         }
-        Self::read(process, directory, stat).map_err(|errno| LeaderError::Ending(pid, errno))
+        let leader = Self::read(process, directory, stat);
+        let leader = leader.map_err(|errno| LeaderError::Ending(pid, errno))?;
+        // While it has that parent, that parent lives, and was the process that was looked at.
+        let parent = leader.directory.stat().map(|stat| stat.parent);
+        let shares = leader.namespaces.id(Ns::Mnt) == host.id(Ns::Mnt);
+        if matches!(init, Init::Child { .. }) && (parent != Ok(stat.parent) || shares) {
+            return Err(LeaderError::Unanswered(pid));
+        }
+        Ok(leader)
     }
 
     fn read(process: PidRef, directory: ProcDir, stat: Stat) -> Result<Self, Errno> {
@@ -116,4 +136,32 @@ impl Leader {
     pub fn capabilities(&self) -> u64 {
         self.status.bounding & self.status.permitted
     }
+}
+
+/// Whether the process `parent` is the supervisor that was named, and as much the host's as we are: root's, in the
+/// host's user, pid and mount namespaces, where no container's processes are.
+fn answers(supervisor: &Supervisor, parent: u32, host: &NsSet) -> bool {
+    let read = || {
+        let directory = ProcDir::open(parent).ok()?;
+        let namespaces = NsSet::of_directory(&directory).ok()?;
+        Some((
+            namespaces,
+            directory.status().ok()?,
+            directory.cgroups().ok()?,
+        ))
+    };
+    let Some((namespaces, status, cgroups)) = read() else {
+        return false;
+    };
+    let named = match supervisor {
+        Supervisor::Process(pid) => *pid == parent,
+        Supervisor::Beside(component) => cgroups.iter().any(|line| {
+            let mut components = line.path.split(|byte| *byte == b'/');
+            components.any(|part| part == component)
+        }),
+    };
+    let hosts = [Ns::User, Ns::Pid, Ns::Mnt]
+        .into_iter()
+        .all(|kind| namespaces.id(kind) == host.id(kind));
+    named && hosts && status.uids == [0; 4]
 }

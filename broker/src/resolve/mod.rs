@@ -4,37 +4,45 @@
 //! accepted if root's own state of a runtime names a live init, and the kernel says that the process lives in that
 //! init's user and pid namespaces or below them, and in its cgroup. Everything else is refused and remembered, so that
 //! a record can say who claimed to be whom.
+//!
+//! Each runtime's file turns what that runtime keeps into a [`claim::Claim`]; `check` is the one place that accepts
+//! claims, `search` the order in which they are looked for.
 
+pub mod claim;
 pub mod leader;
 pub mod names;
 pub mod oci;
-pub mod podman;
 
 mod check;
+mod containerd;
+mod crio;
+mod docker;
 mod past;
+mod podman;
+mod search;
+mod sources;
 
-use std::collections::BTreeMap;
-
-use upcall_config::facts::{ContainerFacts, PodFacts, Reason, Runtime, UserNamespace};
+use upcall_config::facts::{ContainerFacts, Reason, Runtime, UserNamespace};
 use upcall_config::settings::RuntimeSettings;
 use upcall_config::text::escape;
 
 use crate::identify::Origin;
 use crate::linux::namespace::{Ns, NsSet};
-use crate::linux::sys;
-use check::Refused;
+use claim::{Claim, Labels, Names};
+use docker::Docker;
 use leader::Leader;
-use names::{Family, Nominee};
-use oci::{Root, State};
+use oci::Root;
 use podman::Podman;
-
-/// How far up nested pid namespaces an init is looked for.
-const NESTING_MAX: usize = 8;
+use search::Search;
 
 /// Resolves processes.
 #[derive(Debug)]
 pub struct Resolver {
+    /// State directories of runtimes that have one.
     roots: Vec<Root>,
+    /// State directories of runtimes that have one for each of their namespaces.
+    parents: Vec<Root>,
+    docker: Docker,
     podman: Podman,
     host: NsSet,
 }
@@ -71,16 +79,21 @@ impl Resolver {
     /// # Errors
     /// As open(2) on /proc/self/ns.
     pub fn new(settings: &RuntimeSettings) -> Result<Self, nix::errno::Errno> {
-        let root = |runtime| {
-            move |path: &std::path::PathBuf| Root {
-                runtime,
-                path: path.clone(),
-            }
+        let roots = |runtime, paths: &[std::path::PathBuf]| -> Vec<Root> {
+            paths.iter().map(|path| Root::new(runtime, path)).collect()
         };
-        let runc = settings.runc.iter().map(root(Runtime::Runc));
-        let crun = settings.crun.iter().map(root(Runtime::Crun));
         Ok(Self {
-            roots: runc.chain(crun).collect(),
+            roots: [
+                roots(Runtime::Runc, &settings.runc),
+                roots(Runtime::Crun, &settings.crun),
+            ]
+            .concat(),
+            parents: [
+                roots(Runtime::Docker, &settings.docker),
+                roots(Runtime::Containerd, &settings.containerd),
+            ]
+            .concat(),
+            docker: Docker::new(&settings.docker_root),
             podman: Podman::new(&settings.podman_graphroot),
             host: NsSet::own()?,
         })
@@ -91,32 +104,38 @@ impl Resolver {
         &self.host
     }
 
-    /// Where runtimes keep their containers.
-    pub fn roots(&self) -> &[Root] {
-        &self.roots
-    }
-
-    /// podman's names.
-    pub fn podman(&self) -> &Podman {
-        &self.podman
-    }
-
     /// Finds the container of a process.
     pub fn resolve(&self, origin: &Origin) -> Resolution {
-        let mut resolution = Resolution::default();
         // A container has a namespace of its own, so who has none lives in none, whatever its cgroup is called.
-        if origin.namespaces.ids() != self.host.ids() {
-            self.by_cgroup(origin, &mut resolution);
-            if resolution.container.is_none() {
-                self.by_state(origin, &mut resolution);
-            }
-            if resolution.container.is_none() {
-                self.by_init(origin, &mut resolution);
-            }
-        }
+        let mut resolution = if origin.namespaces.ids() == self.host.ids() {
+            Resolution::default()
+        } else {
+            Search::new(self, origin).run()
+        };
         resolution.user_namespace =
             Some(self.user_namespace(origin, resolution.container.as_ref()));
         resolution
+    }
+
+    /// Everything that runtimes have, running or not, with the names of each; for whoever asks for one by its name.
+    pub fn all(&self) -> Vec<(Claim, Names)> {
+        let roots = self.oci_roots();
+        let claims = roots.iter().flat_map(|root| {
+            let ids = root.ids().into_iter();
+            ids.filter_map(|id| root.get(&id).ok())
+        });
+        claims
+            .map(|claim| {
+                let names = self.names(&claim, None);
+                (claim, names)
+            })
+            .collect()
+    }
+
+    /// Where OCI runtimes keep their containers now.
+    fn oci_roots(&self) -> Vec<Root> {
+        let below = self.parents.iter().flat_map(Root::each_below);
+        self.roots.iter().cloned().chain(below).collect()
     }
 
     fn user_namespace(&self, origin: &Origin, container: Option<&Container>) -> UserNamespace {
@@ -132,205 +151,68 @@ impl Resolver {
         }
     }
 
-    /// By what the cgroups' names say, each path once, from the innermost component out.
-    fn by_cgroup(&self, origin: &Origin, resolution: &mut Resolution) {
-        let mut paths: Vec<&[u8]> = Vec::new();
-        for line in &origin.cgroups {
-            if line.path != b"/" && !paths.contains(&line.path.as_slice()) {
-                paths.push(&line.path);
-            }
-        }
-        let mut tried: Vec<(Family, Vec<u8>)> = Vec::new();
-        for nominee in paths.into_iter().flat_map(names::nominees) {
-            let key = (nominee.family, nominee.id.clone());
-            if tried.contains(&key) {
-                continue;
-            }
-            tried.push(key);
-            if self.accepted(origin, &nominee, resolution) {
-                return;
-            }
-        }
-    }
-
-    /// Looks one nominee up and compares; says whether the search is over.
-    fn accepted(
-        &self,
-        origin: &Origin,
-        nominee: &Nominee<'_>,
-        resolution: &mut Resolution,
-    ) -> bool {
-        if nominee.family == Family::Monitor {
-            return false;
-        }
-        for root in &self.roots {
-            let state = match root.get(&nominee.id) {
-                Ok(state) => state,
-                Err(oci::StateError::Absent { .. }) => continue,
-                Err(error) => {
-                    resolution.refused.push(error.to_string());
-                    continue;
-                }
-            };
-            match check::accept(origin, &state, nominee.component) {
-                Ok(leader) => {
-                    let container = self.describe(&state, nominee, leader, &ACCEPTED);
-                    resolution.host_only = check::outside(origin, &container, &self.host);
-                    resolution.container = Some(container);
-                    return true;
-                }
-                Err(refused) => resolution.refused.push(describe_refusal(&state, &refused)),
-            }
-        }
-        false
-    }
-
-    /// By the state of containers whose cgroup has a name that tells nothing.
-    fn by_state(&self, origin: &Origin, resolution: &mut Resolution) {
-        let Some(path) = origin
-            .cgroup()
-            .filter(|path| *path != b"/")
-            .map(<[u8]>::to_vec)
-        else {
-            return;
+    /// What people call a container; `pod`: the pod's id that its cgroup names.
+    fn names(&self, claim: &Claim, pod: Option<Vec<u8>>) -> Names {
+        let other = |id: &[u8]| {
+            let mut roots = self.roots.iter();
+            roots.find_map(|root| root.get(id).ok())
         };
-        for nominee in names::nominees(&path) {
-            for state in self
-                .roots
-                .iter()
-                .flat_map(|root| root.with_cgroup(nominee.root))
-            {
-                match check::accept(origin, &state, nominee.component) {
-                    Ok(leader) => {
-                        let container = self.describe(&state, &nominee, leader, &ACCEPTED);
-                        resolution.host_only = check::outside(origin, &container, &self.host);
-                        resolution.container = Some(container);
-                        return;
-                    }
-                    Err(refused) => resolution.refused.push(describe_refusal(&state, &refused)),
-                }
-            }
-        }
-    }
-
-    /// By the init of its pid namespace: a process that came in from outside has a cgroup of the host's.
-    fn by_init(&self, origin: &Origin, resolution: &mut Resolution) {
-        let Some(leader) = self.init_of(origin) else {
-            return;
+        let mut names = match claim.runtime {
+            // Whoever is not root has his files where his home is, which is no place for us to look.
+            _ if claim.owner != 0 => Names::by_user(claim),
+            Runtime::Podman => self.podman.names(claim, pod.clone(), other),
+            Runtime::CriO => crio::names(claim, other),
+            Runtime::Docker => self.docker.names(claim),
+            Runtime::Containerd => containerd::names(claim),
+            Runtime::Runc
+            | Runtime::Crun
+            | Runtime::Lxc
+            | Runtime::Incus
+            | Runtime::Nspawn
+            | Runtime::Admin => Names::by_id(claim),
         };
-        for line in leader.iter().filter(|line| line.path != b"/") {
-            for nominee in names::nominees(&line.path) {
-                let states = self
-                    .roots
-                    .iter()
-                    .filter_map(|root| root.get(&nominee.id).ok());
-                for state in states {
-                    let Ok(leader) = Leader::open(state.pid, state.start) else {
-                        continue;
-                    };
-                    if !check::lives_below(origin, &leader) {
-                        continue;
-                    }
-                    let accepted_by = ["state", "leader", "namespaces"];
-                    let container = self.describe(&state, &nominee, leader, &accepted_by);
-                    let why = "its cgroup is not the container's".to_owned();
-                    resolution.host_only = Some((Reason::FromOutside, why));
-                    resolution.container = Some(container);
-                    return;
-                }
-            }
+        if let Some(uid) = pod {
+            // The path above a container's cgroup is the host's own, so it may be believed as far as it goes.
+            let known = names.pod.get_or_insert_default();
+            known.uid.get_or_insert(uid);
         }
+        names
     }
 
-    /// The cgroups of the init of the process's pid namespace.
-    fn init_of(&self, origin: &Origin) -> Option<Vec<crate::linux::parse::CgroupLine>> {
-        let namespace = origin.namespaces.get(Ns::Pid)?;
-        if namespace.id() == self.host.id(Ns::Pid) {
-            return None;
-        }
-        // Nested pid namespaces: the outermost below ours is the container's, if any is.
-        let mut pids = vec![sys::pid_from_namespace(namespace.fd(), 1).ok()?];
-        for _ in 0..NESTING_MAX {
-            let directory = crate::linux::procdir::ProcDir::open(*pids.last()?).ok()?;
-            let parent = directory.stat().ok()?.parent;
-            let parent_namespace = crate::linux::procdir::ProcDir::open(parent).ok();
-            let nested = parent_namespace
-                .and_then(|directory| NsSet::of_directory(&directory).ok())
-                .filter(|namespaces| namespaces.id(Ns::Pid) != self.host.id(Ns::Pid));
-            match nested.and_then(|namespaces| {
-                sys::pid_from_namespace(namespaces.get(Ns::Pid)?.fd(), 1).ok()
-            }) {
-                Some(pid) if !pids.contains(&pid) => pids.push(pid),
-                _ => break,
-            }
-        }
-        crate::linux::procdir::ProcDir::open(*pids.last()?)
-            .ok()?
-            .cgroups()
-            .ok()
-    }
-
+    /// A container from a claim that was accepted; `root` is the path of its cgroup.
     fn describe(
         &self,
-        state: &State,
-        nominee: &Nominee<'_>,
+        claim: Claim,
+        root: &[u8],
         leader: Leader,
         accepted_by: &[&'static str],
     ) -> Container {
-        let podman = nominee.family == Family::Podman;
-        let names = if podman {
-            self.podman.names(&state.id)
-        } else {
-            podman::Names::default()
-        };
-        let pod = names::pod(nominee.root);
+        let names = self.names(&claim, names::pod(root));
         let facts = ContainerFacts {
-            runtime: if podman {
-                Runtime::Podman
-            } else {
-                state.runtime
-            },
-            id: state.id.as_bytes().to_vec(),
-            // runc and crun know a container by its id alone: that is its name.
-            name: if podman {
-                names.name.map(String::into_bytes)
-            } else {
-                Some(state.id.as_bytes().to_vec())
-            },
-            image: names.image.map(String::into_bytes),
-            // podman's labels are in its database; what it gives runc as annotations are its own.
-            labels: (!podman && state.runtime == Runtime::Runc).then(|| state.annotations.clone()),
-            owner: 0,
-            pod: pod.map(|uid| PodFacts {
-                uid: Some(uid),
-                ..PodFacts::default()
-            }),
+            runtime: claim.runtime,
+            id: claim.id,
+            name: names.name,
+            image: names.image,
+            labels: names.labels,
+            owner: claim.owner,
+            pod: names.pod,
             confinement: leader.confinement(&self.host),
             root_is_mapped: leader.uids.outside(0).is_some() && leader.gids.outside(0).is_some(),
         };
         let own_namespaces = leader.own_namespaces(&self.host);
+        let mut evidence = vec![claim.evidence];
+        evidence.extend(accepted_by);
         Container {
             facts,
             leader,
             own_namespaces,
-            accepted_by: accepted_by.to_vec(),
+            accepted_by: evidence,
         }
     }
 }
 
-/// What speaks for a container that [`check::accept`] accepts.
-const ACCEPTED: [&str; 4] = ["state", "leader", "namespaces", "cgroup"];
-
-fn describe_refusal(state: &State, refused: &Refused) -> String {
-    format!(
-        "{} {}: {refused}",
-        state.runtime,
-        escape(state.id.as_bytes())
-    )
-}
-
 /// Annotations as text, for the record.
-pub fn escaped(labels: &BTreeMap<Vec<u8>, Vec<u8>>) -> BTreeMap<String, String> {
+pub fn escaped(labels: &Labels) -> std::collections::BTreeMap<String, String> {
     labels
         .iter()
         .map(|(key, value)| (escape(key), escape(value)))

@@ -1,37 +1,29 @@
-//! What runc and crun keep about a container: its id, its init, its cgroups. Root's own files, or no evidence at all.
+//! What runc and crun keep about a container: its id, its init, its cgroups. podman, docker, containerd and CRI-O all
+//! have one of the two below them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use upcall_config::facts::Runtime;
 
-use crate::linux::secure;
+use super::claim::{Claim, Init, Known, Labels, labels};
+use super::{crio, podman};
+use crate::linux::secure::{Directory, OpenError};
 
 /// The largest state file that is read; runc's have 6 to 60 KiB.
 const STATE_MAX: u64 = 4 << 20;
 
-/// How many containers' states are looked through for a cgroup's path at most.
-const SCAN_MAX: usize = 10_000;
+/// How many containers' states are looked through at most.
+pub(crate) const SCAN_MAX: usize = 10_000;
 
-/// A container as its runtime has it on disk, not yet compared with anything the kernel says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
-    /// Which of the two wrote it.
-    pub runtime: Runtime,
-    /// Its id.
-    pub id: String,
-    /// Its init, in the runtime's pid namespace.
-    pub pid: u32,
-    /// When the init started, in clock ticks since boot.
-    pub start: u64,
-    /// Directories of its cgroups as the runtime saw them mounted.
-    pub cgroups: Vec<String>,
-    /// Annotations of the OCI configuration.
-    pub annotations: BTreeMap<Vec<u8>, Vec<u8>>,
-}
+/// How many namespaces of containerd's are looked into at most.
+const NAMESPACES_MAX: usize = 64;
+
+/// What runc writes, and crun.
+const FILES: [&str; 2] = ["state.json", "status"];
 
 /// Why a runtime's file is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +34,13 @@ pub enum StateError {
         /// Which runtime was asked.
         runtime: Runtime,
     },
-    /// Not root's alone, or not readable.
+    /// Not its owner's alone, or not readable.
     #[error("{}: {source}", path.display())]
     Open {
         /// Which file.
         path: PathBuf,
         /// Why not.
-        source: secure::OpenError,
+        source: OpenError,
     },
     /// Not what this runtime writes.
     #[error("{}: not a state of {runtime}: {source}", path.display())]
@@ -69,97 +61,143 @@ pub struct Root {
     pub runtime: Runtime,
     /// Where.
     pub path: PathBuf,
+    /// Who may write it: 0, or the user whose containers they are.
+    pub owner: u32,
 }
 
 impl Root {
+    /// One of root's own.
+    pub fn new(runtime: Runtime, path: impl Into<PathBuf>) -> Self {
+        Self {
+            runtime,
+            path: path.into(),
+            owner: 0,
+        }
+    }
+
+    /// The roots of a runtime that has one for each of its namespaces, as containerd and docker do.
+    pub fn each_below(&self) -> Vec<Self> {
+        let Ok(directory) = self.open() else {
+            return Vec::new();
+        };
+        let names = directory.names(NAMESPACES_MAX);
+        let root = |name| Self::new(self.runtime, self.path.join(name));
+        names.into_iter().map(root).collect()
+    }
+
     /// The container with this id. The id may come from a cgroup's name, so it is looked at before it is looked up.
     ///
     /// # Errors
     /// See [`StateError`].
-    pub fn get(&self, id: &[u8]) -> Result<State, StateError> {
-        let absent = || StateError::Absent {
-            runtime: self.runtime,
-        };
+    pub fn get(&self, id: &[u8]) -> Result<Claim, StateError> {
         if !is_id(id) {
-            return Err(absent());
+            return Err(self.absent());
         }
-        let directory = self.path.join(std::ffi::OsStr::from_bytes(id));
-        if !is_roots(&self.path) || !is_roots(&directory) {
-            return Err(absent());
-        }
-        let path = directory.join(self.file());
-        let bytes = match secure::read_file(&path, STATE_MAX) {
-            Ok(bytes) => bytes,
-            Err(secure::OpenError::Open(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(absent());
-            }
-            Err(source) => return Err(StateError::Open { path, source }),
-        };
-        let parsed = if self.runtime == Runtime::Crun {
-            crun(id, &bytes)
-        } else {
-            runc(&bytes)
-        };
-        parsed.map_err(|source| StateError::Parse {
-            path,
-            runtime: self.runtime,
-            source,
-        })
+        // What is not its owner's alone is no state of his.
+        let directory = self.open().and_then(|top| top.child(OsStr::from_bytes(id)));
+        let directory = directory.map_err(|_| self.absent())?;
+        self.read(id, &directory)
     }
 
-    /// Containers whose state mentions this cgroup's path: those with a path of the admin's own choice, which names
-    /// nothing. Only called for processes that are in *some* namespace of their own and whose cgroup told nothing.
-    pub fn with_cgroup(&self, path: &[u8]) -> Vec<State> {
-        if !is_roots(&self.path) || path == b"/" {
-            return Vec::new();
-        }
-        let Ok(entries) = std::fs::read_dir(&self.path) else {
+    /// Ids of all its containers, as far as their number is sane.
+    pub fn ids(&self) -> Vec<Vec<u8>> {
+        let Ok(directory) = self.open() else {
             return Vec::new();
         };
-        let ids = entries
-            .flatten()
-            .take(SCAN_MAX)
-            .map(|entry| entry.file_name());
-        ids.filter(|id| self.mentions(id.as_bytes(), path))
-            .filter_map(|id| self.get(id.as_bytes()).ok())
-            .filter(|state| {
-                state
-                    .cgroups
-                    .iter()
-                    .any(|cgroup| cgroup.as_bytes().ends_with(path))
+        let names = directory.names(SCAN_MAX);
+        names.iter().map(|id| id.as_bytes().to_vec()).collect()
+    }
+
+    /// Containers whose state mentions one of these cgroups' paths, each below the next: those with a path of the
+    /// admin's own choice, which names nothing. With each, which path that was. Only called for processes that are in
+    /// *some* namespace of their own and whose cgroup told nothing.
+    pub fn with_cgroups(&self, paths: &[&[u8]]) -> Vec<(usize, Claim)> {
+        let (Ok(top), Some(outermost)) = (self.open(), paths.last()) else {
+            return Vec::new();
+        };
+        // Most files do not hold the path at all, and need not be parsed.
+        let mentions = |id: &Vec<u8>| {
+            let directory = top.child(OsStr::from_bytes(id));
+            directory.is_ok_and(|directory| {
+                let file = FILES
+                    .into_iter()
+                    .find_map(|file| directory.read(file, STATE_MAX).ok());
+                file.is_some_and(|bytes| holds(&bytes, outermost))
             })
-            .collect()
+        };
+        let named = |claim: Claim| {
+            let of = |path: &&[u8]| {
+                let mut cgroups = claim.known.cgroups.iter();
+                cgroups.any(|cgroup| cgroup.as_bytes().ends_with(path))
+            };
+            let which = paths.iter().position(of)?;
+            Some((which, claim))
+        };
+        let ids = self.ids().into_iter().filter(mentions);
+        ids.filter_map(|id| named(self.get(&id).ok()?)).collect()
     }
 
-    /// Whether the raw file holds the path: most do not, and need not be parsed.
-    fn mentions(&self, id: &[u8], path: &[u8]) -> bool {
-        let file = self
-            .path
-            .join(std::ffi::OsStr::from_bytes(id))
-            .join(self.file());
-        secure::read_file(&file, STATE_MAX)
-            .is_ok_and(|bytes| bytes.windows(path.len()).any(|window| window == path))
-    }
-
-    fn file(&self) -> &'static str {
-        if self.runtime == Runtime::Crun {
-            "status"
-        } else {
-            "state.json"
+    fn absent(&self) -> StateError {
+        StateError::Absent {
+            runtime: self.runtime,
         }
     }
+
+    fn open(&self) -> Result<Directory, OpenError> {
+        match self.owner {
+            0 => Directory::open(&self.path),
+            // The user's own directory is the one that root made; what is in it is his.
+            owner => {
+                let (top, name) = (self.path.parent(), self.path.file_name());
+                let top = Directory::open_of(top.unwrap_or(&self.path), owner)?;
+                top.child(name.unwrap_or_default())
+            }
+        }
+    }
+
+    fn read(&self, id: &[u8], directory: &Directory) -> Result<Claim, StateError> {
+        for file in FILES {
+            let path = || self.path.join(OsStr::from_bytes(id)).join(file);
+            let bytes = match directory.read(file, STATE_MAX) {
+                Ok(bytes) => bytes,
+                Err(error) if error.is_absent() => continue,
+                Err(source) => {
+                    let path = path();
+                    return Err(StateError::Open { path, source });
+                }
+            };
+            let parsed = if file == "status" {
+                crun(self, id, &bytes, || config(directory))
+            } else {
+                runc(self, &bytes)
+            };
+            return match parsed {
+                Ok(claim) => Ok(made_by(claim)),
+                Err(source) => Err(StateError::Parse {
+                    path: path(),
+                    runtime: self.runtime,
+                    source,
+                }),
+            };
+        }
+        Err(self.absent())
+    }
+}
+
+/// podman and CRI-O have their containers where those of plain runc and crun are, and say so in an annotation.
+fn made_by(mut claim: Claim) -> Claim {
+    if podman::made(&claim) {
+        claim.runtime = Runtime::Podman;
+    } else if crio::made(&claim) {
+        claim.runtime = Runtime::CriO;
+    }
+    claim
 }
 
 /// Letters, digits and `_+.-`, as both runtimes demand of an id; so it is one component of a path and never `..`.
 fn is_id(id: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_+.-".contains(byte);
     (1..=1024).contains(&id.len()) && id.first() != Some(&b'.') && id.iter().all(plain)
-}
-
-/// Whether a directory is root's, and nobody else can make entries in it.
-fn is_roots(path: &Path) -> bool {
-    path.symlink_metadata()
-        .is_ok_and(|meta| meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o022 == 0)
 }
 
 /// runc's state.json (libcontainer's `State`): the fields that are used.
@@ -177,29 +215,39 @@ struct RuncState {
 struct RuncConfig {
     #[serde(default)]
     labels: Option<Vec<String>>,
+    #[serde(default)]
+    hostname: String,
 }
 
-fn runc(bytes: &[u8]) -> Result<State, serde_json::Error> {
+fn runc(root: &Root, bytes: &[u8]) -> Result<Claim, serde_json::Error> {
     let state: RuncState = serde_json::from_slice(bytes)?;
-    let labels = state.config.labels.unwrap_or_default();
-    let annotations = labels
+    let annotations = state.config.labels.unwrap_or_default();
+    let annotations: Labels = annotations
         .iter()
         .filter_map(|label| label.split_once('='))
         // runc's own note of where the bundle is, not the admin's.
         .filter(|(key, _)| *key != "bundle")
         .map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec()))
         .collect();
-    Ok(State {
-        runtime: Runtime::Runc,
-        id: state.id,
-        pid: state.init_process_pid,
-        start: state.init_process_start,
-        cgroups: state.cgroup_paths.into_values().collect(),
-        annotations,
+    Ok(Claim {
+        runtime: root.runtime,
+        id: state.id.into_bytes(),
+        init: Init::Started {
+            pid: state.init_process_pid,
+            start: state.init_process_start,
+        },
+        owner: root.owner,
+        evidence: "state",
+        known: Known {
+            name: None,
+            annotations: Some(annotations),
+            hostname: some(state.config.hostname),
+            cgroups: state.cgroup_paths.into_values().collect(),
+        },
     })
 }
 
-/// crun's status file: the fields that are used. Its annotations are in another file.
+/// crun's status file: the fields that are used.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct CrunStatus {
@@ -209,16 +257,59 @@ struct CrunStatus {
     cgroup_path: String,
 }
 
-fn crun(id: &[u8], bytes: &[u8]) -> Result<State, serde_json::Error> {
+/// The OCI configuration, which crun keeps beside its status: the fields that are used.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Config {
+    annotations: BTreeMap<String, String>,
+    hostname: String,
+}
+
+fn config(directory: &Directory) -> Option<Config> {
+    let bytes = directory.read("config.json", STATE_MAX).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn crun(
+    root: &Root,
+    id: &[u8],
+    bytes: &[u8],
+    config: impl FnOnce() -> Option<Config>,
+) -> Result<Claim, serde_json::Error> {
     let status: CrunStatus = serde_json::from_slice(bytes)?;
-    Ok(State {
-        runtime: Runtime::Crun,
-        id: String::from_utf8_lossy(id).into_owned(),
-        pid: status.pid,
-        start: status.process_start_time,
-        cgroups: vec![status.cgroup_path],
-        annotations: BTreeMap::new(),
+    let config = config();
+    let hostname = config
+        .as_ref()
+        .and_then(|config| some(config.hostname.clone()));
+    Ok(Claim {
+        // Whatever was looked for here: crun it is, where it is plain.
+        runtime: if root.runtime == Runtime::Runc {
+            Runtime::Crun
+        } else {
+            root.runtime
+        },
+        id: id.to_vec(),
+        init: Init::Started {
+            pid: status.pid,
+            start: status.process_start_time,
+        },
+        owner: root.owner,
+        evidence: "state",
+        known: Known {
+            name: None,
+            annotations: config.map(|config| labels(config.annotations)),
+            hostname,
+            cgroups: vec![status.cgroup_path],
+        },
     })
+}
+
+fn holds(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+fn some(text: String) -> Option<Vec<u8>> {
+    Some(text.into_bytes()).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
@@ -245,26 +336,31 @@ mod tests {
 
     #[test]
     fn both_runtimes_states_are_read() {
+        let (runc_root, crun_root) = (
+            Root::new(Runtime::Runc, "/r"),
+            Root::new(Runtime::Crun, "/c"),
+        );
         let state = runc(
+            &runc_root,
             br#"{"id":"web","init_process_pid":77,"init_process_start":4711,"unknown":[1],
                  "cgroup_paths":{"":"/sys/fs/cgroup/web"},
-                 "config":{"labels":["tier=front=end","bundle=/b","odd"],"rootfs":"/r"}}"#,
+                 "config":{"labels":["tier=front=end","bundle=/b","odd"],"hostname":"shop","rootfs":"/r"}}"#,
         )
         .unwrap();
+        let started = |pid, start| Init::Started { pid, start };
+        assert_eq!(state.init, started(77, 4711));
+        assert_eq!(state.known.cgroups, ["/sys/fs/cgroup/web"]);
+        assert_eq!(state.known.hostname.as_deref(), Some(&b"shop"[..]));
+        assert_eq!(state.annotation("tier"), Some(&b"front=end"[..]));
+        assert_eq!(state.annotation("bundle"), None);
+        let status = br#"{"pid":5,"process-start-time":6,"cgroup-path":""}"#;
+        let state = crun(&crun_root, b"x", status, || None).unwrap();
         assert_eq!(
-            (state.pid, state.start, state.cgroups.as_slice()),
-            (77, 4711, &["/sys/fs/cgroup/web".to_owned()][..])
+            (state.init, state.id.as_slice()),
+            (started(5, 6), &b"x"[..])
         );
-        assert_eq!(
-            state.annotations,
-            BTreeMap::from([(b"tier".to_vec(), b"front=end".to_vec())])
-        );
-        let state = crun(
-            b"x",
-            br#"{"pid":5,"process-start-time":6,"cgroup-path":""}"#,
-        )
-        .unwrap();
-        assert_eq!((state.pid, state.start, state.id.as_str()), (5, 6, "x"));
-        assert!(runc(b"{}").is_err() && crun(b"x", b"[]").is_err());
+        assert_eq!(state.known.annotations, None);
+        assert!(runc(&runc_root, b"{}").is_err());
+        assert!(crun(&crun_root, b"x", b"[]", || None).is_err());
     }
 }

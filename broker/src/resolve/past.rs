@@ -7,13 +7,12 @@
 use upcall_config::facts::UserNamespace;
 
 use super::leader::Leader;
-use super::names::{self, Family};
-use super::{Resolution, Resolver, check, describe_refusal};
+use super::names;
+use super::search::ACCEPTED;
+use super::sources::Sources;
+use super::{Resolution, Resolver, check};
 use crate::identify::past::Past;
 use crate::linux::namespace::Ns;
-
-/// What speaks for such a container.
-const ACCEPTED: [&str; 4] = ["state", "leader", "namespaces", "cgroup"];
 
 impl Resolver {
     /// Finds the container of a process that is gone.
@@ -50,33 +49,27 @@ impl Resolver {
     }
 
     fn past_by_cgroup(&self, past: &Past, resolution: &mut Resolution) {
+        let sources = Sources::new(self);
         let paths = past.cgroups.iter().map(|line| line.path.as_slice());
         for nominee in paths.filter(|path| *path != b"/").flat_map(names::nominees) {
-            if nominee.family == Family::Monitor {
-                continue;
-            }
-            for state in self
-                .roots
-                .iter()
-                .filter_map(|root| root.get(&nominee.id).ok())
-            {
-                let Ok(leader) = Leader::open(state.pid, state.start) else {
+            for claim in sources.claims(&nominee, &mut Vec::new()) {
+                let Ok(leader) = Leader::open(&claim.init, &self.host) else {
                     continue;
                 };
                 let same = |kind| past.namespace(kind) == Some(leader.namespaces.id(kind).ino);
-                let accepted = if same(Ns::User) && same(Ns::Pid) {
-                    check::shares_cgroup(&past.cgroups, &leader, nominee.component)
-                } else {
-                    Err(check::Refused::Namespaces)
-                };
+                let shared = check::shares_cgroup(&past.cgroups, &leader, nominee.component);
+                let accepted = shared.and_then(|()| {
+                    let below = same(Ns::User) && same(Ns::Pid);
+                    below.then_some(()).ok_or(check::Refused::Namespaces)
+                });
                 match accepted {
                     Ok(()) => {
-                        let container = self.describe(&state, &nominee, leader, &ACCEPTED);
+                        let container = self.describe(claim, nominee.root, leader, &ACCEPTED);
                         resolution.container = Some(container);
                         return;
                     }
                     Err(refused) => {
-                        let refused = describe_refusal(&state, &refused);
+                        let refused = format!("{claim}: {refused}");
                         if !resolution.refused.contains(&refused) {
                             resolution.refused.push(refused);
                         }

@@ -53,6 +53,9 @@ fn set(report: &mut Report, settings: &mut Settings, path: &str, item: &Item<'_>
         }
         "runtimes.runc" => paths(report, item, &mut settings.runtimes.runc),
         "runtimes.crun" => paths(report, item, &mut settings.runtimes.crun),
+        "runtimes.containerd" => paths(report, item, &mut settings.runtimes.containerd),
+        "runtimes.docker" => paths(report, item, &mut settings.runtimes.docker),
+        "runtimes.docker_root" => one_path(report, item, &mut settings.runtimes.docker_root),
         "runtimes.podman_graphroot" => {
             one_path(report, item, &mut settings.runtimes.podman_graphroot);
         }

@@ -57,6 +57,27 @@ pub(super) const KNOWN: &[Key] = &[
         "crun's state directories",
     ),
     key(
+        "runtimes.containerd",
+        Value::Paths,
+        r#"["/run/containerd/runc"]"#,
+        r#"["/run/containerd/runc", "/run/ctd/crun"]"#,
+        "where the runtime below containerd has one directory for each of its namespaces",
+    ),
+    key(
+        "runtimes.docker",
+        Value::Paths,
+        r#"["/run/docker/runtime-runc"]"#,
+        r#"["/run/docker/runtime-runc", "/run/docker/runtime-crun"]"#,
+        "the same below docker",
+    ),
+    key(
+        "runtimes.docker_root",
+        Value::Path,
+        r#""/var/lib/docker""#,
+        r#""/srv/docker""#,
+        "docker's data",
+    ),
+    key(
         "runtimes.podman_graphroot",
         Value::Path,
         r#""/var/lib/containers/storage""#,

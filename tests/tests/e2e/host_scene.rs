@@ -98,7 +98,7 @@ pub(crate) fn handled_inside(
     assert_eq!(found.map(|found| found.leader_pid), Some(container.init()));
     assert_eq!(
         found.map(|found| found.runtime.as_str()),
-        Some(container.runtime().as_str())
+        Some(container.runtime())
     );
     let report = upcall_e2e::records::report(record)?;
     assert_eq!(

@@ -39,6 +39,8 @@ mod ns_pipeline;
 mod ns_profile;
 #[cfg(test)]
 mod ns_rules;
+#[cfg(test)]
+mod ns_runtime_oci;
 mod ns_spool;
 mod ns_spool_hostile;
 #[cfg(test)]

@@ -151,7 +151,7 @@ fn a_cgroup_named_like_another_container_is_not_that_container() -> Result<()> {
     let (record, _) = scene.dump(&CoreDump::of(process)?)?;
     let nominees = record.evidence.refused_nominees.join("; ");
     assert!(
-        nominees.contains(alice.id()) && nominees.contains("not in its user and pid namespaces"),
+        nominees.contains(alice.id()) && nominees.contains("forged cgroup name"),
         "{nominees}"
     );
     assert_eq!(
