@@ -15,7 +15,7 @@ use crate::stats::{Row, percentile};
 /// Crashes in a round.
 const CRASHES: &str = "20";
 
-const RULE: &str = r#"
+pub(crate) const RULE: &str = r#"
 [[rule]]
 upcall = "core"
 match.container = { runtime = "runc" }
@@ -34,16 +34,7 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
     let script = sandbox.path("bin/nsenter.sh");
     std::fs::write(&script, SCRIPT)?;
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let peer = sandbox.programs.directory.join("bench-peer");
-    let container = Runc::new("bench")
-        .user_namespace()
-        .root(move |root| {
-            for name in ["/crash", "/drain"] {
-                root.file(name, std::fs::read(&peer)?, 0o755)?;
-            }
-            Ok(())
-        })
-        .start(&sandbox)?;
+    let container = container(&sandbox, "bench")?;
     let daemon = Daemon::start_strict(&sandbox)?;
     let hook = HostHook::borrow()?;
     hook.install(&sandbox)?;
@@ -67,7 +58,7 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
     for round in 0..=rounds {
         for ((_, pattern), row) in handlers.iter().zip(&mut rows) {
             std::fs::write("/proc/sys/kernel/core_pattern", pattern)?;
-            let times = crashes(&container)?;
+            let times = crashes(&container, CRASHES)?;
             // The first round warms up.
             if round > 0 {
                 row.rounds.push(times);
@@ -106,10 +97,22 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds of each crash.
-fn crashes(container: &Container) -> Result<Vec<f64>> {
+/// A container in which there is something that crashes, and the helper of [`RULE`].
+pub(crate) fn container(sandbox: &Sandbox, name: &str) -> Result<Container> {
+    let peer = sandbox.programs.directory.join("bench-peer");
+    let runc = Runc::new(name).user_namespace().root(move |root| {
+        for name in ["/crash", "/drain"] {
+            root.file(name, std::fs::read(&peer)?, 0o755)?;
+        }
+        Ok(())
+    });
+    runc.start(sandbox)
+}
+
+/// Milliseconds of each of so many crashes.
+pub(crate) fn crashes(container: &Container, count: &str) -> Result<Vec<f64>> {
     let output = command("runc")
-        .args(["exec", container.id(), "/crash", CRASHES])
+        .args(["exec", container.id(), "/crash", count])
         .output()?;
     ensure!(
         output.status.success(),

@@ -28,7 +28,9 @@ pub(crate) fn run(programs: &Programs) -> Result<()> {
     let before: Result<Vec<u64>> = processes.iter().map(switches).collect();
     pause(WATCHED);
     let after: Result<Vec<u64>> = processes.iter().map(switches).collect();
-    let woken: u64 = after?.iter().sum::<u64>() - before?.iter().sum::<u64>();
+    // A thread that has ended takes its count with it.
+    let (before, after): (u64, u64) = (before?.iter().sum(), after?.iter().sum());
+    let woken = after.saturating_sub(before);
     let mut memory = 0;
     for pid in &processes {
         memory += number(
@@ -49,7 +51,8 @@ pub(crate) fn run(programs: &Programs) -> Result<()> {
     daemon.stop(&sandbox)
 }
 
-fn number(path: &std::path::Path, name: &str) -> Result<u64> {
+/// The number behind a name in a file of /proc.
+pub(crate) fn number(path: &std::path::Path, name: &str) -> Result<u64> {
     let text = std::fs::read_to_string(path)?;
     let line = text
         .lines()

@@ -13,6 +13,7 @@ mod crash;
 mod idle;
 mod shim;
 mod stats;
+mod storm;
 
 use std::process::ExitCode;
 
@@ -55,5 +56,6 @@ fn run() -> Result<()> {
     );
     crash::run(&programs, rounds)?;
     shim::run(&programs, rounds * 20)?;
+    storm::run(&programs, rounds)?;
     idle::run(&programs)
 }
