@@ -6,6 +6,7 @@ mod draft;
 mod facts;
 mod follow;
 mod forget;
+mod missed;
 mod perform;
 mod reason;
 mod refusals;
@@ -40,9 +41,11 @@ use crate::resolve::{Container, Resolution, Resolver};
 use crate::store::id;
 use crate::store::record::{self, Outcome, Process, Record};
 use crate::store::records::{RecordError, Records, now_micros};
-use clock::{Clock, monotonic};
+use clock::Clock;
+pub(crate) use clock::monotonic;
 use cmdline::Cmdlines;
 use draft::Draft;
+use missed::Missed;
 use refusals::Refusals;
 
 /// A child that is to crash for a self-test is expected for this long.
@@ -97,6 +100,7 @@ pub struct Broker {
     boot: Vec<u8>,
     /// Something was left to a shim.
     spooled: Notify,
+    missed: Missed,
 }
 
 /// An upcall that is understood and not yet acted on.
@@ -139,6 +143,7 @@ impl Broker {
             self_tests: Mutex::default(),
             boot: boot.trim().as_bytes().to_vec(),
             spooled: Notify::new(),
+            missed: Missed::default(),
             node: node.trim().to_owned(),
             policy: RwLock::new(policy),
             places,
@@ -149,6 +154,7 @@ impl Broker {
 
     /// Answers one core dump.
     pub async fn core(self: Arc<Self>, call: CoreCall) {
+        self.missed.answered(call.words.facts().pid, call.started);
         let mut seen = match self.examine(&call) {
             Ok(seen) => seen,
             Err(error) => return self.hand_back(&call, &error.to_string()),
@@ -210,6 +216,7 @@ impl Broker {
 
     /// Records a core dump that we were too late for.
     pub fn late(&self, late: &Late) {
+        self.missed.answered(late.words.facts().pid, late.started);
         let id = late.id.map(id::text);
         // The shim may have been faster, and what it kept was taken in.
         if let Some(id) = &id

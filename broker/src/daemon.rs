@@ -120,6 +120,8 @@ async fn serve(
     drop(sd_notify::notify(&[NotifyState::Ready]));
     let taking_in = tokio::spawn(Arc::clone(&broker).take_in_for_ever());
     tokio::spawn(Arc::clone(&broker).forget_for_ever());
+    // Where upcalls come from anybody, a crash need not bring one.
+    let noticing = (!options.any_peer).then(|| tokio::spawn(Arc::clone(&broker).notice_missed()));
 
     let ended = loop {
         tokio::select! {
@@ -135,6 +137,7 @@ async fn serve(
     farewell(handled).await;
     watching.abort();
     taking_in.abort();
+    noticing.iter().for_each(tokio::task::JoinHandle::abort);
     controlling.abort();
     broker.flush();
     info!("upcalld ends");

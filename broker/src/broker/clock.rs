@@ -33,7 +33,7 @@ impl Clock {
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
-pub(super) fn monotonic() -> u64 {
+pub(crate) fn monotonic() -> u64 {
     let Ok(time) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else {
         return 0;
     };

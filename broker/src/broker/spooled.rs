@@ -67,7 +67,7 @@ impl Broker {
     }
 
     /// Whether a shim is still at work.
-    async fn take_in_now(self: &std::sync::Arc<Self>) -> bool {
+    pub(super) async fn take_in_now(self: &std::sync::Arc<Self>) -> bool {
         let broker = std::sync::Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || broker.take_in());
         done.await.unwrap_or(false)
@@ -135,6 +135,10 @@ impl Broker {
             }
         };
         let why = entry.spooled.why;
+        if entry.spooled.boot == self.boot {
+            let pid = words.facts().pid;
+            self.missed.answered(pid, entry.spooled.started);
+        }
         let mut draft = Draft::at(&self.node, id.clone(), micros);
         let (facts, placed) = self.known(entry, &words, former.as_ref(), why, &mut draft);
         let upcall = Upcall::Core(words.upcall());

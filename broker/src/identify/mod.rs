@@ -87,7 +87,7 @@ impl Origin {
 }
 
 /// The cgroup that records and rules name: cgroup2's, else systemd's, else the first that is not the root.
-fn cgroup(cgroups: &[CgroupLine]) -> Option<&[u8]> {
+pub(crate) fn cgroup(cgroups: &[CgroupLine]) -> Option<&[u8]> {
     let rank = |line: &&CgroupLine| match line.controllers.as_slice() {
         _ if line.path == b"/" => 3,
         b"" => 0,

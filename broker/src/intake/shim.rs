@@ -93,6 +93,8 @@ pub struct Late {
     pub words: CoreWords,
     /// The upcall's id, as the shim has drawn it.
     pub id: Option<[u8; ID_LENGTH]>,
+    /// When the shim started: nanoseconds of `CLOCK_MONOTONIC`.
+    pub started: u64,
     /// Whether the shim took the claim, and with it the core.
     pub kept: bool,
 }
@@ -142,8 +144,13 @@ pub async fn take(
         // Whoever sent it may have sent anything; it must not make us wait.
         let polled = fcntl(&claim, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
         let kept = polled.is_err() || nix::unistd::read(&claim, &mut [0; 8]).is_err();
-        let id = request.id;
-        return Err(IntakeError::Late(Box::new(Late { words, id, kept })));
+        let late = Late {
+            words,
+            id: request.id,
+            started: request.started,
+            kept,
+        };
+        return Err(IntakeError::Late(Box::new(late)));
     };
     Ok(CoreCall {
         words,

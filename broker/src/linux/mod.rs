@@ -2,6 +2,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod connector;
 pub mod devices;
 pub mod memfd;
 pub mod namespace;

@@ -10,6 +10,8 @@ mod host_crashes;
 #[cfg(test)]
 mod host_hooks;
 #[cfg(test)]
+mod host_missed;
+#[cfg(test)]
 mod host_scene;
 #[cfg(test)]
 mod ns_attack_bounds;

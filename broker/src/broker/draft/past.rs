@@ -78,6 +78,27 @@ impl Draft {
         self.decided(policy, upcall, facts, decision);
     }
 
+    /// The kernel announced it and nobody asked.
+    pub(in crate::broker) fn missed(
+        &mut self,
+        facts: &Facts,
+        limit: Option<u64>,
+        reason: Reason,
+        message: &str,
+    ) {
+        let record = &mut self.record;
+        record.process = process(facts);
+        record.core = Some(Core {
+            hook: "pipe".to_owned(),
+            limit_bytes: limit.filter(|limit| *limit != u64::MAX),
+            ..Core::default()
+        });
+        record.unknown = unknown(record);
+        record.outcome = Outcome::Missed;
+        record.reason = Some(reason.to_string());
+        record.message = Some(message.to_owned());
+    }
+
     /// How it ended.
     pub(in crate::broker) fn taken_in(
         &mut self,

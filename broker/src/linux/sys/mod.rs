@@ -220,6 +220,42 @@ pub fn load_device_program(program: &[BpfInstruction]) -> Result<OwnedFd, Errno>
     own(i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?)
 }
 
+/// A socket to the kernel's connector (linux/connector.h), close-on-exec, not blocking.
+///
+/// # Errors
+/// As socket(2); `EPROTONOSUPPORT` on a kernel without it.
+pub fn connector_socket() -> Result<OwnedFd, Errno> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket takes three numbers.
+    own(Errno::result(unsafe {
+        libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_CONNECTOR)
+    })?)
+}
+
+/// Puts a filter before a socket (`SO_ATTACH_FILTER`, socket(7)): what it drops wakes nobody.
+///
+/// # Errors
+/// As setsockopt(2); `EINVAL` for a program that the kernel does not take.
+pub fn attach_filter(socket: &OwnedFd, filter: &[libc::sock_filter]) -> Result<(), Errno> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&program)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel reads one sock_fprog of the length given, and through it `len` instructions of the slice it
+    // points to, both of which outlive the call; it writes neither.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            length,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// Registers a descriptor that does not block with the event loop.
 ///
 /// # Errors
