@@ -55,6 +55,12 @@ pub struct RuntimeSettings {
     pub docker: Vec<PathBuf>,
     /// `docker_root`: docker's data, `--data-root`.
     pub docker_root: PathBuf,
+    /// `lxc`: LXC's directories of containers, `lxc.lxcpath`.
+    pub lxc: Vec<PathBuf>,
+    /// `incus`: the same of Incus.
+    pub incus: Vec<PathBuf>,
+    /// `machines`: the state of systemd-machined.
+    pub machines: PathBuf,
     /// `podman_graphroot`: root's container storage.
     pub podman_graphroot: PathBuf,
     /// `podman_runroot`: root's container state.
@@ -98,6 +104,9 @@ impl Default for RuntimeSettings {
             containerd: vec!["/run/containerd/runc".into()],
             docker: vec!["/run/docker/runtime-runc".into()],
             docker_root: "/var/lib/docker".into(),
+            lxc: vec!["/var/lib/lxc".into()],
+            incus: vec!["/var/lib/incus/containers".into()],
+            machines: "/run/systemd/machines".into(),
             podman_graphroot: "/var/lib/containers/storage".into(),
             podman_runroot: "/run/containers/storage".into(),
         }

@@ -32,6 +32,10 @@ pub mod kernel_like;
 #[cfg(feature = "harness")]
 pub mod leader;
 #[cfg(feature = "harness")]
+pub mod lxc;
+#[cfg(feature = "harness")]
+pub mod nspawn;
+#[cfg(feature = "harness")]
 pub mod podman;
 #[cfg(feature = "harness")]
 pub mod profile;

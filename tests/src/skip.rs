@@ -18,6 +18,10 @@ pub enum Need {
     Docker,
     /// containerd and ctr.
     Containerd,
+    /// LXC.
+    Lxc,
+    /// systemd-nspawn, systemd-machined and dbus-daemon.
+    Nspawn,
     /// Python's gRPC, to speak the CRI.
     Grpc,
     /// unshare(2) for everybody, and the unshare and setpriv programs.
@@ -41,6 +45,13 @@ impl Need {
             Self::Crun => (has("crun"), "crun"),
             Self::Docker => (has("dockerd") && has("docker"), "dockerd and docker"),
             Self::Containerd => (has("containerd") && has("ctr"), "containerd and ctr"),
+            Self::Lxc => (has("lxc-start"), "lxc"),
+            Self::Nspawn => (
+                has("systemd-nspawn")
+                    && has("dbus-daemon")
+                    && Path::new("/lib/systemd/systemd-machined").exists(),
+                "systemd-container and dbus-daemon",
+            ),
             Self::Grpc => (
                 Path::new("/usr/lib/python3/dist-packages/grpc").is_dir(),
                 "python3-grpcio",

@@ -17,10 +17,14 @@ mod check;
 mod containerd;
 mod crio;
 mod docker;
+mod lxc;
+mod nspawn;
 mod past;
 mod podman;
 mod search;
 mod sources;
+
+use std::path::PathBuf;
 
 use upcall_config::facts::{ContainerFacts, Reason, Runtime, UserNamespace};
 use upcall_config::settings::RuntimeSettings;
@@ -31,6 +35,8 @@ use crate::linux::namespace::{Ns, NsSet};
 use claim::{Claim, Labels, Names};
 use docker::Docker;
 use leader::Leader;
+use lxc::LxcPath;
+use nspawn::Machines;
 use oci::Root;
 use podman::Podman;
 use search::Search;
@@ -43,6 +49,8 @@ pub struct Resolver {
     /// State directories of runtimes that have one for each of their namespaces.
     parents: Vec<Root>,
     docker: Docker,
+    lxc: Vec<LxcPath>,
+    machines: Machines,
     podman: Podman,
     host: NsSet,
 }
@@ -79,8 +87,15 @@ impl Resolver {
     /// # Errors
     /// As open(2) on /proc/self/ns.
     pub fn new(settings: &RuntimeSettings) -> Result<Self, nix::errno::Errno> {
-        let roots = |runtime, paths: &[std::path::PathBuf]| -> Vec<Root> {
+        let roots = |runtime, paths: &[PathBuf]| -> Vec<Root> {
             paths.iter().map(|path| Root::new(runtime, path)).collect()
+        };
+        let lxc = |runtime, paths: &[PathBuf]| -> Vec<LxcPath> {
+            let path = |path: &PathBuf| LxcPath {
+                runtime,
+                path: path.clone(),
+            };
+            paths.iter().map(path).collect()
         };
         Ok(Self {
             roots: [
@@ -94,6 +109,12 @@ impl Resolver {
             ]
             .concat(),
             docker: Docker::new(&settings.docker_root),
+            lxc: [
+                lxc(Runtime::Lxc, &settings.lxc),
+                lxc(Runtime::Incus, &settings.incus),
+            ]
+            .concat(),
+            machines: Machines(settings.machines.clone()),
             podman: Podman::new(&settings.podman_graphroot),
             host: NsSet::own()?,
         })
@@ -124,6 +145,8 @@ impl Resolver {
             let ids = root.ids().into_iter();
             ids.filter_map(|id| root.get(&id).ok())
         });
+        let lxc = self.lxc.iter().flat_map(LxcPath::all);
+        let claims = claims.chain(lxc).chain(self.machines.all());
         claims
             .map(|claim| {
                 let names = self.names(&claim, None);

@@ -24,7 +24,7 @@ pub(super) const ACCEPTED: [&str; 3] = ["leader", "namespaces", "cgroup"];
 pub(super) struct Search<'a> {
     resolver: &'a Resolver,
     origin: &'a Origin,
-    sources: Sources,
+    sources: Sources<'a>,
     resolution: Resolution,
 }
 

@@ -1,20 +1,29 @@
 //! Everybody whose state can say something about a container, asked with one nominee after the other.
 
+use std::cell::Cell;
+use std::time::Duration;
+
 use super::Resolver;
 use super::claim::Claim;
+use super::lxc::PATIENCE;
 use super::names::{Family, Nominee};
 use super::oci::{Root, StateError};
 
 /// The sources as they are at one upcall.
-pub(super) struct Sources {
+pub(super) struct Sources<'a> {
+    resolver: &'a Resolver,
     /// OCI runtimes' state directories.
     roots: Vec<Root>,
+    /// How long LXC's monitors may still be waited for.
+    patience: Cell<Duration>,
 }
 
-impl Sources {
-    pub(super) fn new(resolver: &Resolver) -> Self {
+impl<'a> Sources<'a> {
+    pub(super) fn new(resolver: &'a Resolver) -> Self {
         Self {
+            resolver,
             roots: resolver.oci_roots(),
+            patience: Cell::new(PATIENCE),
         }
     }
 
@@ -31,6 +40,11 @@ impl Sources {
                 Err(error) => refused.push(error.to_string()),
             }
         }
+        if nominee.family == Family::Lxc {
+            let paths = self.resolver.lxc.iter();
+            claims.extend(paths.flat_map(|path| path.claims(&nominee.id, &self.patience)));
+        }
+        claims.extend(self.resolver.machines.of_unit(nominee.component));
         claims
     }
 

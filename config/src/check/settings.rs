@@ -56,6 +56,9 @@ fn set(report: &mut Report, settings: &mut Settings, path: &str, item: &Item<'_>
         "runtimes.containerd" => paths(report, item, &mut settings.runtimes.containerd),
         "runtimes.docker" => paths(report, item, &mut settings.runtimes.docker),
         "runtimes.docker_root" => one_path(report, item, &mut settings.runtimes.docker_root),
+        "runtimes.lxc" => paths(report, item, &mut settings.runtimes.lxc),
+        "runtimes.incus" => paths(report, item, &mut settings.runtimes.incus),
+        "runtimes.machines" => one_path(report, item, &mut settings.runtimes.machines),
         "runtimes.podman_graphroot" => {
             one_path(report, item, &mut settings.runtimes.podman_graphroot);
         }

@@ -78,6 +78,27 @@ pub(super) const KNOWN: &[Key] = &[
         "docker's data",
     ),
     key(
+        "runtimes.lxc",
+        Value::Paths,
+        r#"["/var/lib/lxc"]"#,
+        r#"["/var/lib/lxc", "/srv/lxc"]"#,
+        "LXC's directories of containers, `lxc.lxcpath`",
+    ),
+    key(
+        "runtimes.incus",
+        Value::Paths,
+        r#"["/var/lib/incus/containers"]"#,
+        r#"["/var/lib/lxd/containers"]"#,
+        "the same of Incus",
+    ),
+    key(
+        "runtimes.machines",
+        Value::Path,
+        r#""/run/systemd/machines""#,
+        r#""/run/host/systemd/machines""#,
+        "systemd-machined's state, where nspawn's containers are",
+    ),
+    key(
         "runtimes.podman_graphroot",
         Value::Path,
         r#""/var/lib/containers/storage""#,

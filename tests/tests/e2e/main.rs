@@ -42,7 +42,11 @@ mod ns_profile;
 #[cfg(test)]
 mod ns_rules;
 #[cfg(test)]
+mod ns_runtime_forged;
+#[cfg(test)]
 mod ns_runtime_oci;
+#[cfg(test)]
+mod ns_runtime_system;
 mod ns_spool;
 mod ns_spool_hostile;
 #[cfg(test)]
