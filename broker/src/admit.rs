@@ -27,7 +27,7 @@ const MEMORY: Duration = Duration::from_mins(10);
 pub enum Tenant {
     /// A registered container, by runtime and id.
     Container(&'static str, Vec<u8>),
-    /// A user of the host, outside of any container we know.
+    /// A user of the host, outside of any container we know, with all his subordinate ids (subuid(5)).
     User(u32),
     /// Nobody knows.
     Unknown,
@@ -39,13 +39,14 @@ impl Tenant {
         if facts.host_only == Some(Reason::IdentityLost) {
             return Self::Unknown;
         }
-        match (&facts.container, facts.process.uid) {
-            (Some(container), _) => {
-                Self::Container(container.runtime.as_str(), container.id.clone())
-            }
-            (None, Some(uid)) => Self::User(uid),
-            (None, None) => Self::Unknown,
+        if let Some(container) = &facts.container {
+            return Self::Container(container.runtime.as_str(), container.id.clone());
         }
+        // In a namespace that a user made, all ids are his; in one that root made, they are whoever's root meant.
+        let owner = facts.process.namespace_owner.filter(|owner| *owner != 0);
+        owner
+            .or(facts.process.uid)
+            .map_or(Self::Unknown, Self::User)
     }
 }
 
@@ -419,6 +420,22 @@ mod tests {
             ..lost(1000)
         };
         assert_eq!(Tenant::of(&known), Tenant::User(1000));
+    }
+
+    #[test]
+    fn a_user_is_one_tenant_with_all_ids_of_his_namespaces() {
+        let of = |uid, owner| Facts {
+            process: ProcessFacts {
+                uid: Some(uid),
+                namespace_owner: owner,
+                ..ProcessFacts::default()
+            },
+            ..Facts::default()
+        };
+        assert_eq!(Tenant::of(&of(300_000, Some(1000))), Tenant::User(1000));
+        assert_eq!(Tenant::of(&of(300_001, Some(1000))), Tenant::User(1000));
+        assert_eq!(Tenant::of(&of(300_001, Some(0))), Tenant::User(300_001));
+        assert_eq!(Tenant::of(&of(1000, None)), Tenant::User(1000));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct ProcessFacts {
     pub cgroup: Option<Vec<u8>>,
     /// Whose user namespace the process lives in.
     pub user_namespace: Option<UserNamespace>,
+    /// Who made its user namespace, where that is neither the host's nor a container's; rules do not see it.
+    pub namespace_owner: Option<u32>,
     /// Whether it is a thread of the kernel itself.
     pub kernel_thread: Option<bool>,
 }

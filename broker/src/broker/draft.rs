@@ -2,6 +2,8 @@
 
 mod past;
 
+use std::collections::BTreeMap;
+
 use nix::errno::Errno;
 use upcall_config::decide::{Decision, Verdict};
 use upcall_config::explain::explain;
@@ -27,6 +29,9 @@ use crate::store::records::now_micros;
 
 /// Rules that are remembered as looked at: the last ones before the match.
 const TRACE_MAX: usize = 16;
+
+/// Of refused nominees so many are told.
+const REFUSED_MAX: usize = 32;
 
 /// A record that is not finished.
 #[derive(Debug)]
@@ -96,17 +101,7 @@ impl Draft {
             }
             Err(lost) => record.message = Some(lost.to_string()),
         }
-        if let Some(container) = &resolution.container {
-            record.evidence.container = container
-                .accepted_by
-                .iter()
-                .map(|word| (*word).to_owned())
-                .collect();
-        }
-        record
-            .evidence
-            .refused_nominees
-            .clone_from(&resolution.refused);
+        resolved(record, resolution);
         if let Some((_, why)) = &resolution.host_only {
             record.message = Some(why.clone());
         }
@@ -119,7 +114,7 @@ impl Draft {
             threads: known.ok().and_then(|origin| origin.status.threads),
             limit_bytes: upcall.limit.filter(|limit| *limit != u64::MAX),
         });
-        self.record.unknown = unknown(&self.record);
+        self.record.unknown = unknown(&self.record, resolution);
     }
 
     /// What the policy said, and why.
@@ -338,8 +333,17 @@ fn label(label: &[u8]) -> Option<String> {
     label.get(at + 1..).map(escape)
 }
 
-/// Facts that should be there and are not.
-fn unknown(record: &Record) -> Vec<String> {
+/// By what the container was found, and what else claimed to be it.
+fn resolved(record: &mut Record, resolution: &Resolution) {
+    let accepted = resolution.container.iter();
+    let accepted = accepted.flat_map(|container| &container.accepted_by);
+    record.evidence.container = accepted.map(|word| (*word).to_owned()).collect();
+    let refused = resolution.refused.iter().take(REFUSED_MAX);
+    record.evidence.refused_nominees = refused.cloned().collect();
+}
+
+/// Facts that should be there and are not, or not all of them.
+fn unknown(record: &Record, resolution: &Resolution) -> Vec<String> {
     let process = &record.process;
     let mut unknown = Vec::new();
     let mut note = |missing: bool, name: &str| {
@@ -354,7 +358,10 @@ fn unknown(record: &Record) -> Vec<String> {
     if let Some(container) = &record.container {
         note(container.name.is_none(), "container.name");
         note(container.image.is_none(), "container.image");
-        note(container.labels.is_none(), "container.labels");
+        let known = resolution.container.as_ref();
+        let known = known.and_then(|known| known.facts.labels.as_ref());
+        let left_out = known.map(BTreeMap::len) != container.labels.as_ref().map(BTreeMap::len);
+        note(container.labels.is_none() || left_out, "container.labels");
         if let Some(pod) = &container.pod {
             note(pod.name.is_none(), "container.pod.name");
             note(pod.labels.is_none(), "container.pod.labels");

@@ -28,6 +28,7 @@ pub(super) fn core(
     };
     let mut process = origin.facts();
     process.user_namespace = resolution.user_namespace;
+    process.namespace_owner = resolution.namespace_owner;
     if let Some(container) = &resolution.container {
         numbers_inside(&mut process, words, &origin.status, container);
     }

@@ -116,6 +116,7 @@ fn process(process: &record::Process) -> ProcessFacts {
         exe: bytes(process.exe.as_ref()),
         cgroup: bytes(process.cgroup.as_ref()),
         user_namespace: whose.and_then(UserNamespace::from_word),
+        namespace_owner: None,
         kernel_thread: process.kernel_thread,
     }
 }

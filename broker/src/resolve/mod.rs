@@ -79,6 +79,8 @@ pub struct Resolution {
     pub refused: Vec<String>,
     /// Whose user namespace the process is in.
     pub user_namespace: Option<UserNamespace>,
+    /// Who made it, where that is neither the host's nor a container's.
+    pub namespace_owner: Option<u32>,
 }
 
 impl Resolver {
@@ -133,8 +135,13 @@ impl Resolver {
         } else {
             Search::new(self, origin).run()
         };
-        resolution.user_namespace =
-            Some(self.user_namespace(origin, resolution.container.as_ref()));
+        let user_namespace = self.user_namespace(origin, resolution.container.as_ref());
+        resolution.user_namespace = Some(user_namespace);
+        if user_namespace == UserNamespace::Other {
+            let user = origin.namespaces.get(Ns::User);
+            let owner = user.and_then(|user| user.owner_below(self.host.id(Ns::User)).ok());
+            resolution.namespace_owner = owner;
+        }
         resolution
     }
 
@@ -234,10 +241,16 @@ impl Resolver {
     }
 }
 
-/// Annotations as text, for the record.
+/// Labels that are longer are in no record: annotations may have a quarter of a megabyte. Bytes, and their number.
+const LABEL_MAX: usize = 1024;
+const LABELS_MAX: usize = 128;
+
+/// Labels as text, for the record: as many of them as one may hold.
 pub fn escaped(labels: &Labels) -> std::collections::BTreeMap<String, String> {
     labels
         .iter()
+        .filter(|(key, value)| key.len() + value.len() <= LABEL_MAX)
+        .take(LABELS_MAX)
         .map(|(key, value)| (escape(key), escape(value)))
         .collect()
 }

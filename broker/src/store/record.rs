@@ -129,6 +129,7 @@ pub struct Container {
     pub id: String,
     pub name: Option<String>,
     pub image: Option<String>,
+    /// Without those that are over 1 KiB; `unknown` says so then.
     pub labels: Option<BTreeMap<String, String>>,
     pub owner_uid: u32,
     pub leader_pid: u32,

@@ -1,10 +1,14 @@
 //! Limits, counted exactly: what is over them is refused, told in one record, and is nobody else's loss.
 
+use std::os::unix::process::CommandExt;
+use std::process::Child;
 use std::time::Duration;
 
 use anyhow::Result;
+use upcall_e2e::command::{command, until};
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
+use upcall_e2e::registered::OWNER;
 use upcall_e2e::runc::Runc;
 use upcalld::store::record::{Outcome, Record};
 
@@ -71,7 +75,7 @@ fn so_many_at_once_and_the_next_when_one_has_ended() -> Result<()> {
     let dump = CoreDump::of(container.init())?;
     let running = [dump.start(&scene.sandbox)?, dump.start(&scene.sandbox)?];
     let open = scene.sandbox.state().join("open");
-    upcall_e2e::command::until(Duration::from_secs(5), "two at work", || {
+    until(Duration::from_secs(5), "two at work", || {
         (std::fs::read_dir(&open).ok()?.count() == 2).then_some(())
     })?;
     for _ in 0..3 {
@@ -117,4 +121,68 @@ limit = { rate = "1/h" }
     scene.daemon.stop(&scene.sandbox)?;
     assert_eq!(refusals(&records.all(), "rate_limit"), [3]);
     Ok(())
+}
+
+/// A process that is ended with the test.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start(program: &str, change: impl FnOnce(&mut std::process::Command)) -> Result<Self> {
+        let mut command = command(program);
+        change(&mut command);
+        Ok(Self(command.args(["sleep", "60"]).spawn()?))
+    }
+
+    /// Once it is what it is to be.
+    fn sleeping(&self) -> Result<u32> {
+        let pid = self.0.id();
+        let exe = format!("/proc/{pid}/comm");
+        until(Duration::from_secs(5), "sleep", || {
+            std::fs::read_to_string(&exe)
+                .is_ok_and(|comm| comm == "sleep\n")
+                .then_some(pid)
+        })
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn a_users_subordinate_ids_are_no_tenants_of_their_own() -> Result<()> {
+    needs!(Root, Unprivileged);
+    let rule = "[[rule]]\nupcall = \"core\"\nstore = { ignore_limit = true }\nlimit = { rate = \"2/min\" }\n";
+    let scene = Scene::new(rule)?;
+    let made = Sleeper::start("unshare", |unshare| {
+        unshare.arg("--user").uid(OWNER).gid(OWNER);
+    })?;
+    let maker = made.sleeping()?;
+    // As newuidmap(1) would.
+    for map in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{maker}/{map}"), "0 300000 10\n")?;
+    }
+    let mut taken = Vec::new();
+    for id in ["1", "2", "3", "4"] {
+        let one = Sleeper::start("nsenter", |nsenter| {
+            nsenter.args([
+                "--user",
+                "--target",
+                &maker.to_string(),
+                "--setuid",
+                id,
+                "--setgid",
+                id,
+            ]);
+        })?;
+        taken.push(CoreDump::of(one.sleeping()?)?.dump(&scene.sandbox)?.taken);
+    }
+    let records = scene.records(3, TOGETHER)?;
+    let uids: Vec<Option<u32>> = records.iter().map(|record| record.process.uid).collect();
+    assert_eq!(uids, [300_001, 300_002, 300_003].map(Some), "{taken:?}");
+    assert_eq!(refusals(&records, "rate_limit"), [2]);
+    scene.end()
 }

@@ -5,7 +5,7 @@ use upcall_config::facts::{Facts, Reason};
 use upcall_config::rule::Policy;
 use upcall_config::upcall::{Signal, Upcall};
 
-use super::{Draft, container, process, unknown};
+use super::{Draft, container, process, resolved, unknown};
 use crate::identify::Lost;
 use crate::identify::core::CoreWords;
 use crate::identify::past::Past;
@@ -36,14 +36,7 @@ impl Draft {
             record.process.namespaces = inodes.collect();
         }
         record.container = resolution.container.as_ref().map(container);
-        if let Some(container) = &resolution.container {
-            let accepted = container.accepted_by.iter();
-            record.evidence.container = accepted.map(|word| (*word).to_owned()).collect();
-        }
-        record
-            .evidence
-            .refused_nominees
-            .clone_from(&resolution.refused);
+        resolved(record, resolution);
         let upcall = words.upcall();
         record.core = Some(Core {
             hook: "pipe".to_owned(),
@@ -52,7 +45,7 @@ impl Draft {
             threads: known.ok().and_then(|past| past.status.threads),
             limit_bytes: upcall.limit.filter(|limit| *limit != u64::MAX),
         });
-        record.unknown = unknown(record);
+        record.unknown = unknown(record, resolution);
     }
 
     /// Takes over what a former daemon had found out while the process was there.
