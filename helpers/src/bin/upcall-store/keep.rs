@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, SpliceFFlags, openat, splice};
@@ -16,8 +17,11 @@ use crate::feed::Feed;
 const CHUNK: usize = 1 << 20;
 
 /// How long nothing may come before the dump counts as stuck (its process is frozen, or its memory is behind a file
-/// server that does not answer). Milliseconds.
-const PATIENCE: u16 = 60_000;
+/// server that does not answer), and how much slower than [`SLOWEST`] it may be in all.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A dump that brings less than this in a second does so on purpose.
+const SLOWEST: u64 = 1 << 20;
 
 /// What to do.
 #[derive(Debug)]
@@ -28,6 +32,7 @@ pub(crate) struct Job {
     pub(crate) name: String,
     pub(crate) max_size: u64,
     pub(crate) keep_free: u64,
+    pub(crate) patience: Duration,
 }
 
 /// What was done.
@@ -52,6 +57,7 @@ pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
         name,
         max_size,
         keep_free,
+        patience,
     } = job;
     let mut kept = Kept::default();
     let file = match create(&directory, keep_free) {
@@ -68,7 +74,11 @@ pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
     };
     let mut feed = feed.map(Feed::new);
     let room = room(&directory, keep_free).unwrap_or(0).min(max_size);
-    copy(&pipe, &file, room, feed.as_mut(), &mut kept);
+    let source = Source {
+        pipe: &pipe,
+        patience,
+    };
+    copy(&source, &file, room, feed.as_mut(), &mut kept);
     if kept.truncated && kept.error.is_none() && room < max_size {
         kept.error = Some(Errno::ENOSPC);
     }
@@ -114,10 +124,20 @@ fn room(directory: &OwnedFd, keep_free: u64) -> Result<u64, Errno> {
         .saturating_sub(keep_free))
 }
 
+/// Where the core comes from.
+struct Source<'a> {
+    pipe: &'a OwnedFd,
+    patience: Duration,
+}
+
 /// Copies until the end, the room's end, or an error, feeding the helper beside it.
-fn copy(pipe: &OwnedFd, file: &File, room: u64, mut feed: Option<&mut Feed>, kept: &mut Kept) {
+fn copy(source: &Source<'_>, file: &File, room: u64, mut feed: Option<&mut Feed>, kept: &mut Kept) {
+    let Source { pipe, patience } = *source;
+    let start = Instant::now();
     loop {
-        match wait(pipe, feed.as_deref(), kept.stored) {
+        let allowed = patience + Duration::from_secs(kept.stored / SLOWEST);
+        let left = allowed.saturating_sub(start.elapsed()).min(patience);
+        match wait(pipe, feed.as_deref(), kept.stored, left) {
             Ok(true) => {}
             Ok(false) => {
                 if let Some(feed) = feed.as_deref_mut() {
@@ -166,12 +186,18 @@ fn copy(pipe: &OwnedFd, file: &File, room: u64, mut feed: Option<&mut Feed>, kep
 }
 
 /// Waits until the pipe has something (`true`) or the helper wants something that the file has (`false`).
-fn wait(pipe: &OwnedFd, feed: Option<&Feed>, stored: u64) -> Result<bool, Errno> {
+fn wait(
+    pipe: &OwnedFd,
+    feed: Option<&Feed>,
+    stored: u64,
+    patience: Duration,
+) -> Result<bool, Errno> {
+    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
     let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
     if let Some(feed) = feed.filter(|feed| feed.wants(stored)) {
         fds.extend(feed.poll());
     }
-    match poll(&mut fds, PollTimeout::from(PATIENCE)) {
+    match poll(&mut fds, patience) {
         Ok(0) => Err(Errno::ETIMEDOUT),
         Ok(_) => Ok(fds.first().and_then(PollFd::any).unwrap_or(true)),
         Err(Errno::EINTR) => Ok(false),
@@ -207,6 +233,7 @@ mod tests {
             name: "x.core".to_owned(),
             max_size,
             keep_free: 0,
+            patience: PATIENCE,
         };
         (File::from(write), job)
     }
@@ -282,6 +309,30 @@ mod tests {
             (300_000, true, None)
         );
         assert!(stored == core[..300_000] && fed == core);
+    }
+
+    #[test]
+    fn a_core_that_comes_in_crumbs_is_not_waited_for_without_end() {
+        let directory = directory("crumbs");
+        let (mut write, mut job) = job(u64::MAX, None, &directory);
+        job.patience = Duration::from_millis(200);
+        let writer = std::thread::spawn(move || {
+            // Always something within the patience, for much longer than that.
+            for _ in 0..500 {
+                if write.write_all(b".").is_err() {
+                    return true;
+                }
+                poll(&mut [], PollTimeout::from(20_u8)).unwrap_or(0);
+            }
+            false
+        });
+        let mut told = None;
+        run(job, &mut |kept| told = Some(Kept { ..*kept }));
+        assert!(writer.join().unwrap(), "the pipe was read to its end");
+        let kept = told.unwrap();
+        assert_eq!((kept.truncated, kept.error), (true, Some(Errno::ETIMEDOUT)));
+        assert!(kept.stored > 1);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

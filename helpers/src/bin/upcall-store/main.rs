@@ -23,7 +23,7 @@ use nix::time::{ClockId, clock_gettime};
 use upcall_helpers::wire::{Event, Report};
 use upcall_helpers::{seqpacket, sys};
 
-use crate::keep::{Job, Kept};
+use crate::keep::{Job, Kept, PATIENCE};
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -56,6 +56,7 @@ fn start(arguments: &[OsString]) -> Result<(), Errno> {
         name: format!("{}.core", id.to_str().ok_or(Errno::EINVAL)?),
         max_size: number(max_size)?,
         keep_free: number(keep_free)?,
+        patience: PATIENCE,
     };
     keep::run(job, &mut |kept| teller.tell(kept));
     Ok(())
