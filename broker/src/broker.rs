@@ -406,7 +406,13 @@ impl Broker {
                 }];
                 self.launcher.end_helper(&record.id, &place);
             }
-            let record = draft::close_former(record, &reports);
+            let mut record = draft::close_former(record, &reports);
+            let core = self.places.state.join(format!("cores/{}.core", record.id));
+            for action in &mut record.actions {
+                if action.stored_bytes.is_some_and(|bytes| bytes > 0) && action.path.is_none() {
+                    action.path = Some(core.display().to_string());
+                }
+            }
             let result = self.records.write(
                 &record,
                 draft::micros_of(&record).unwrap_or_else(now_micros),

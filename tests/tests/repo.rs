@@ -262,6 +262,32 @@ mod promises {
     }
 
     #[test]
+    fn every_bad_day_is_played_by_a_test_that_exists() -> Result<()> {
+        let tests = tests()?;
+        let page = std::fs::read_to_string(root().join("docs/bad-days.md"))?;
+        let rows = page
+            .lines()
+            .map(|line| line.split('|').collect::<Vec<&str>>());
+        let mut days = 0;
+        for row in rows.filter(|row| row.len() == 6) {
+            let [_, day, _, _, last, _] = row.as_slice() else {
+                continue;
+            };
+            if last.trim() == "test" || last.starts_with('-') {
+                continue;
+            }
+            let named: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+            assert!(!named.is_empty(), "no test plays: {day}");
+            for name in named {
+                assert!(tests.contains(name), "{day}: there is no test {name}");
+            }
+            days += 1;
+        }
+        assert!(days >= 30, "the tables are not read any more: {days}");
+        Ok(())
+    }
+
+    #[test]
     fn every_test_of_a_degraded_path_exists() -> Result<()> {
         let tests = tests()?;
         let page = std::fs::read_to_string(root().join("docs/kernel-support.md"))?;

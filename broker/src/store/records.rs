@@ -135,7 +135,12 @@ impl Records {
             .mode(0o600)
             .open(&path)
             .map_err(error)?;
-        file.write_all(&line(record)?).map_err(error)?;
+        let line = line(record)?;
+        if let Err(source) = file.write_all(&line) {
+            // A full disk: what is not whole is not open either.
+            drop(std::fs::remove_file(&path));
+            return Err(error(source));
+        }
         Ok(Open {
             id: record.id.clone(),
             path,

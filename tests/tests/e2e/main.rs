@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod canary;
 #[cfg(test)]
+mod host_bad_days;
+#[cfg(test)]
 mod host_crashes;
 #[cfg(test)]
 mod host_hooks;
@@ -27,6 +29,8 @@ mod ns_attack_socket;
 mod ns_attack_time;
 #[cfg(test)]
 mod ns_attack_trace;
+#[cfg(test)]
+mod ns_bad_days;
 #[cfg(test)]
 mod ns_containers;
 #[cfg(test)]
