@@ -86,7 +86,7 @@ impl Draft {
             limit_bytes: limit.filter(|limit| *limit != u64::MAX),
             ..Core::default()
         });
-        record.unknown = unknown(record);
+        record.unknown = unknown(record, &Resolution::default());
         record.outcome = Outcome::Missed;
         record.reason = Some(reason.to_string());
         record.message = Some(message.to_owned());
