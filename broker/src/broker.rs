@@ -255,12 +255,13 @@ impl Broker {
         draft.timings().identify = clock.step();
 
         let known = origin.as_ref().map_err(|lost| &**lost);
-        let resolution = known.map_or_else(|_| Resolution::default(), |o| self.resolver.resolve(o));
+        let policy = self.policy();
+        let resolve = |origin| self.resolver.resolve(origin, policy.containers());
+        let resolution = known.map_or_else(|_| Resolution::default(), resolve);
         draft.timings().resolve = clock.step();
 
         let upcall = Upcall::Core(words.upcall());
         let facts = facts::core(words, known, &resolution);
-        let policy = self.policy();
         let decision = decide(&policy, &upcall, &facts, draft.id());
         draft.describe(words, known, &resolution, &facts);
         draft.decided(&policy, &upcall, &facts, &decision);

@@ -4,6 +4,7 @@
 //! make people fix a file one mistake at a time.
 
 mod action;
+mod container;
 mod matching;
 mod program;
 mod rule;
@@ -19,8 +20,8 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use crate::diagnostic::{Code, Diagnostic, Label, Severity, Source};
-use crate::keys::MAX_RULES;
-use crate::rule::{HostProgram, Policy, Rule};
+use crate::keys::{MAX_CONTAINERS, MAX_RULES};
+use crate::rule::{Declared, HostProgram, Policy, Rule};
 use crate::{keys, suggest};
 
 pub(crate) use settings::settings;
@@ -131,6 +132,7 @@ fn listed(words: &[&str]) -> String {
 pub(crate) struct PolicyBuilder {
     rules: Vec<Rule>,
     host_programs: Vec<HostProgram>,
+    containers: Vec<Declared>,
     seen: usize,
     costly: usize,
 }
@@ -145,6 +147,7 @@ impl PolicyBuilder {
     pub(crate) fn finish(self, diagnostics: &mut Vec<Diagnostic>) -> Policy {
         for mut warnings in [
             whole::duplicate_names(&self.rules),
+            whole::duplicate_containers(&self.containers),
             whole::unreachable(&self.rules),
             whole::unknown_labels(&self.rules),
         ] {
@@ -160,6 +163,7 @@ impl PolicyBuilder {
         Policy {
             rules: self.rules,
             host_programs: self.host_programs,
+            containers: self.containers,
         }
     }
 }
@@ -170,7 +174,7 @@ pub(crate) fn rules(report: &mut Report, document: &DeTable<'_>, policy: &mut Po
         let name = key.get_ref().as_ref();
         match name {
             "rule" => each_rule(report, value, key.span(), policy),
-            "container" => table::not_yet(report, key.span(), "[[container]]"),
+            "container" => each_container(report, value, key.span(), policy),
             _ => unknown_top(report, key.span(), name),
         }
     }
@@ -184,10 +188,47 @@ fn unknown_top(report: &mut Report, span: Range<usize>, name: &str) {
     } else if keys::SETTINGS.find(name).is_some() {
         "settings are read from upcalld.toml, not from rules.d"
     } else {
-        report.unknown_word(Code::UnknownKey, span, message, name, &["rule"]);
+        report.unknown_word(
+            Code::UnknownKey,
+            span,
+            message,
+            name,
+            &["rule", "container"],
+        );
         return;
     };
     report.mistake_with_help(Code::UnknownKey, span, message, help);
+}
+
+fn each_container(
+    report: &mut Report,
+    value: &table::Value<'_>,
+    key: Range<usize>,
+    policy: &mut PolicyBuilder,
+) {
+    let Some(list) = value.get_ref().as_array() else {
+        let what = table::type_of(value);
+        report.mistake_with_help(
+            Code::WrongType,
+            key,
+            format!("`container` is {what}, and containers are a list of tables"),
+            "begin every container with `[[container]]`",
+        );
+        return;
+    };
+    for value in list {
+        if policy.containers.len() >= MAX_CONTAINERS {
+            let message = format!("more than {MAX_CONTAINERS} containers");
+            report.mistake(
+                Code::BadRange,
+                value.span(),
+                message,
+                "this one is too many",
+            );
+            return;
+        }
+        container::container(report, value, policy);
+    }
 }
 
 fn each_rule(

@@ -1,6 +1,7 @@
 //! Every key that can be written, in one table: what checking accepts, what the schema says and what docs/rules.md
 //! must explain all come from here.
 
+mod containers;
 mod rules;
 mod settings;
 
@@ -9,6 +10,8 @@ use crate::upcall::{Kind, Signal};
 
 /// Most rules in one policy.
 pub const MAX_RULES: usize = 4096;
+/// Most containers that the admin declares.
+pub const MAX_CONTAINERS: usize = 256;
 /// Most values in one list.
 pub const MAX_LIST: usize = 256;
 /// Longest single text, in bytes; a word of argv may be longer, [`crate::template::MAX_WORD`].
@@ -141,6 +144,12 @@ pub struct Keys {
 pub static RULES: Keys = Keys {
     known: rules::KNOWN,
     later: rules::LATER,
+};
+
+/// What a `[[container]]` may hold.
+pub static CONTAINERS: Keys = Keys {
+    known: containers::KNOWN,
+    later: &[],
 };
 
 /// What `upcalld.toml` may hold.

@@ -20,6 +20,7 @@ use crate::upcall::{Kind, Signal};
 pub struct Policy {
     pub(crate) rules: Vec<Rule>,
     pub(crate) host_programs: Vec<HostProgram>,
+    pub(crate) containers: Vec<Declared>,
 }
 
 impl Policy {
@@ -37,6 +38,43 @@ impl Policy {
     pub fn host_programs(&self) -> &[HostProgram] {
         &self.host_programs
     }
+
+    /// Containers that the admin declares, in the order of their files.
+    pub fn containers(&self) -> &[Declared] {
+        &self.containers
+    }
+}
+
+/// One `[[container]]`: what no runtime registers.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    pub(crate) name: Arc<str>,
+    pub(crate) found_by: FoundBy,
+    /// Its `name`.
+    pub(crate) place: Label,
+}
+
+impl Declared {
+    /// What rules and records call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How it is found.
+    pub fn found_by(&self) -> &FoundBy {
+        &self.found_by
+    }
+}
+
+/// How a declared container is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoundBy {
+    /// It is this service or scope of systemd's.
+    Unit(Arc<str>),
+    /// It is this cgroup, by its absolute path as the host sees it, without `.`, `..` and double slashes.
+    Cgroup(Arc<str>),
+    /// Its init's number is in this file.
+    PidFile(Arc<Path>),
 }
 
 /// One `[[rule]]`.

@@ -61,6 +61,10 @@ pub struct RuntimeSettings {
     pub incus: Vec<PathBuf>,
     /// `machines`: the state of systemd-machined.
     pub machines: PathBuf,
+    /// `units`: what systemd says of its units.
+    pub units: PathBuf,
+    /// `users`: the directory of each user by his number, in which he has runc's and crun's state.
+    pub users: PathBuf,
     /// `podman_graphroot`: root's container storage.
     pub podman_graphroot: PathBuf,
     /// `podman_runroot`: root's container state.
@@ -107,6 +111,8 @@ impl Default for RuntimeSettings {
             lxc: vec!["/var/lib/lxc".into()],
             incus: vec!["/var/lib/incus/containers".into()],
             machines: "/run/systemd/machines".into(),
+            units: "/run/systemd/units".into(),
+            users: "/run/user".into(),
             podman_graphroot: "/var/lib/containers/storage".into(),
             podman_runroot: "/run/containers/storage".into(),
         }

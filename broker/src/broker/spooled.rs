@@ -202,8 +202,9 @@ impl Broker {
         }
         let past = Past::read(words, &entry.spooled, &self.boot);
         let known = past.as_ref().map_err(|lost| &**lost);
-        let resolution =
-            known.map_or_else(|_| Resolution::default(), |p| self.resolver.resolve_past(p));
+        let policy = self.policy();
+        let resolve = |past| self.resolver.resolve_past(past, policy.containers());
+        let resolution = known.map_or_else(|_| Resolution::default(), resolve);
         let mut facts = facts::past(words, known, &resolution);
         facts.host_only = Some(reason(why));
         draft.describe_past(words, known, &resolution, &facts);

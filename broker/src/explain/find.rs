@@ -1,5 +1,6 @@
 //! Containers by the name that an admin gives: looked for in the runtimes' state, and compared with what is alive.
 
+use upcall_config::rule::Declared;
 use upcall_config::text::escape;
 
 use crate::resolve::Resolver;
@@ -47,8 +48,12 @@ pub enum FindError {
 ///
 /// # Errors
 /// See [`FindError`].
-pub fn container(resolver: &Resolver, name: &str) -> Result<Found, FindError> {
-    let all = resolver.all();
+pub fn container(
+    resolver: &Resolver,
+    declared: &[Declared],
+    name: &str,
+) -> Result<Found, FindError> {
+    let all = resolver.all(declared);
     let asked = name.as_bytes();
     let exact = |(claim, names): &&(Claim, Names)| {
         claim.id == asked || names.name.as_deref() == Some(asked)

@@ -113,7 +113,7 @@ impl Explainer<'_> {
         match &question.of {
             Subject::Pid(pid) => self.process(*pid, signal()?, question.all),
             Subject::Container(name) => {
-                let found = find::container(self.resolver, name)?;
+                let found = find::container(self.resolver, self.policy.containers(), name)?;
                 self.process(found.leader, signal()?, question.all)
             }
             Subject::Record(prefix) => {
@@ -147,7 +147,7 @@ impl Explainer<'_> {
                 .push("dumpable is taken to be 1: of root's processes only a crash says".into());
         }
         let words = words(&origin, signal, dumpable);
-        let resolution = self.resolver.resolve(&origin);
+        let resolution = self.resolver.resolve(&origin, self.policy.containers());
         let verified = origin.process.verify();
         verified.map_err(|_| ExplainError::Ended(pid))?;
         let upcall = words.upcall();

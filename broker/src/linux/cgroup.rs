@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -15,9 +17,13 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use upcall_helpers::cgroupfs::open_beneath;
 
-use super::parse::CgroupLine;
+use super::parse::{self, CgroupLine};
 use super::procdir::ProcDir;
 use super::sys;
+
+/// How many cgroups are walked through for the processes of one, and how much of each one's list is read.
+const WALK_MAX: usize = 256;
+const PROCS_MAX: u64 = 1 << 20;
 
 /// Our mounts, one per hierarchy.
 #[derive(Debug)]
@@ -107,6 +113,38 @@ impl Cgroups {
         Ok(v1)
     }
 
+    /// The directory of a cgroup in the hierarchy that systemd keeps its units in: cgroup2, or v1's `name=systemd`.
+    ///
+    /// # Errors
+    /// `ENOENT` where there is none by this path.
+    pub fn systemds(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let read = |mount: BorrowedFd<'_>| {
+            open_beneath(mount, path, "", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+        };
+        read(self.unified.as_fd()).or_else(|errno| {
+            let own = self.v1.get(b"name=systemd".as_slice());
+            own.map_or(Err(errno), |mount| read(mount.as_fd()))
+        })
+    }
+
+    /// Processes in a cgroup and below it, from the first hierarchy that has any in one by this path.
+    ///
+    /// # Errors
+    /// `ENOENT` where there are none; `EFBIG` for very many.
+    pub fn processes(&self, path: &[u8]) -> Result<Vec<u32>, Errno> {
+        let mounts = [&self.unified].into_iter().chain(self.v1.values());
+        for mount in mounts {
+            let mut pids = Vec::new();
+            let mut left = WALK_MAX;
+            match walk(mount.as_fd(), path, &mut pids, &mut left) {
+                Ok(()) if !pids.is_empty() => return Ok(pids),
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Err(Errno::ENOENT)
+    }
+
     /// Ends everything in the child `name` of a process's cgroup2 cgroup or of one above it, or of [`LIMITED`], and takes
     /// the child away: what is left of a helper whose keeper was killed. Waits a moment for those who end.
     pub fn end_child(&self, place: &[CgroupLine], name: &str) {
@@ -182,6 +220,42 @@ fn made(mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         Ok(()) | Err(Errno::EEXIST) => directory(mount, format!("/{LIMITED}").as_bytes()),
         Err(errno) => Err(errno),
     }
+}
+
+/// Reads cgroup.procs of a cgroup and of all below it, of at most `left` of them.
+fn walk(
+    mount: BorrowedFd<'_>,
+    path: &[u8],
+    pids: &mut Vec<u32>,
+    left: &mut usize,
+) -> Result<(), Errno> {
+    *left = left.checked_sub(1).ok_or(Errno::EFBIG)?;
+    let procs = open_beneath(mount, path, "cgroup.procs", OFlag::O_RDONLY)?;
+    let mut text = Vec::new();
+    let read = std::fs::File::from(procs)
+        .take(PROCS_MAX + 1)
+        .read_to_end(&mut text);
+    // A threaded cgroup has no list of processes; its threaded root has them.
+    match read.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))) {
+        Ok(length) if u64::try_from(length).is_ok_and(|length| length > PROCS_MAX) => {
+            return Err(Errno::EFBIG);
+        }
+        Ok(_) | Err(Errno::EOPNOTSUPP) => {}
+        Err(errno) => return Err(errno),
+    }
+    pids.extend(text.split(|byte| *byte == b'\n').filter_map(parse::number));
+    let directory = open_beneath(mount, path, "", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    let place = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let below = [path, b"/", entry.file_name().as_bytes()].concat();
+            match walk(mount, &below, pids, left) {
+                Err(Errno::ENOENT | Errno::ENODEV) => {} // it has just gone
+                result => result?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Ends everything in a child of this cgroup, if there is one, and removes it.

@@ -13,6 +13,7 @@ pub mod leader;
 pub mod names;
 pub mod oci;
 
+mod admin;
 mod check;
 mod containerd;
 mod crio;
@@ -27,11 +28,14 @@ mod sources;
 use std::path::PathBuf;
 
 use upcall_config::facts::{ContainerFacts, Reason, Runtime, UserNamespace};
+use upcall_config::rule::Declared;
 use upcall_config::settings::RuntimeSettings;
 use upcall_config::text::escape;
 
 use crate::identify::Origin;
+use crate::linux::cgroup::Cgroups;
 use crate::linux::namespace::{Ns, NsSet};
+use admin::Admin;
 use claim::{Claim, Labels, Names};
 use docker::Docker;
 use leader::Leader;
@@ -51,6 +55,8 @@ pub struct Resolver {
     docker: Docker,
     lxc: Vec<LxcPath>,
     machines: Machines,
+    units: PathBuf,
+    cgroups: Option<Cgroups>,
     podman: Podman,
     host: NsSet,
 }
@@ -117,6 +123,8 @@ impl Resolver {
             ]
             .concat(),
             machines: Machines(settings.machines.clone()),
+            units: settings.units.clone(),
+            cgroups: Cgroups::mount().ok(),
             podman: Podman::new(&settings.podman_graphroot),
             host: NsSet::own()?,
         })
@@ -127,13 +135,13 @@ impl Resolver {
         &self.host
     }
 
-    /// Finds the container of a process.
-    pub fn resolve(&self, origin: &Origin) -> Resolution {
+    /// Finds the container of a process; `declared` are those of the admin.
+    pub fn resolve(&self, origin: &Origin, declared: &[Declared]) -> Resolution {
         // A container has a namespace of its own, so who has none lives in none, whatever its cgroup is called.
         let mut resolution = if origin.namespaces.ids() == self.host.ids() {
             Resolution::default()
         } else {
-            Search::new(self, origin).run()
+            Search::new(self, origin, declared).run()
         };
         let user_namespace = self.user_namespace(origin, resolution.container.as_ref());
         resolution.user_namespace = Some(user_namespace);
@@ -146,7 +154,7 @@ impl Resolver {
     }
 
     /// Everything that runtimes have, running or not, with the names of each; for whoever asks for one by its name.
-    pub fn all(&self) -> Vec<(Claim, Names)> {
+    pub fn all(&self, declared: &[Declared]) -> Vec<(Claim, Names)> {
         let roots = self.oci_roots();
         let claims = roots.iter().flat_map(|root| {
             let ids = root.ids().into_iter();
@@ -154,12 +162,21 @@ impl Resolver {
         });
         let lxc = self.lxc.iter().flat_map(LxcPath::all);
         let claims = claims.chain(lxc).chain(self.machines.all());
+        let claims = claims.chain(self.admin(declared).all());
         claims
             .map(|claim| {
                 let names = self.names(&claim, None);
                 (claim, names)
             })
             .collect()
+    }
+
+    fn admin<'a>(&'a self, declared: &'a [Declared]) -> Admin<'a> {
+        Admin {
+            declared,
+            cgroups: self.cgroups.as_ref(),
+            units: &self.units,
+        }
     }
 
     /// Where OCI runtimes keep their containers now.

@@ -5,6 +5,7 @@
 //! what a namespace of then was nested in nobody can say any more.
 
 use upcall_config::facts::UserNamespace;
+use upcall_config::rule::Declared;
 
 use super::leader::Leader;
 use super::names;
@@ -16,14 +17,14 @@ use crate::linux::namespace::Ns;
 
 impl Resolver {
     /// Finds the container of a process that is gone.
-    pub fn resolve_past(&self, past: &Past) -> Resolution {
+    pub fn resolve_past(&self, past: &Past, declared: &[Declared]) -> Resolution {
         let mut resolution = Resolution::default();
         let user = past.namespace(Ns::User);
         if !past.this_boot || user.is_none() {
             return resolution;
         }
         if !self.was_on_host(past) {
-            self.past_by_cgroup(past, &mut resolution);
+            self.past_by_cgroup(past, declared, &mut resolution);
         }
         let is_containers = |leader: &Leader| {
             let of_leader = leader.namespaces.id(Ns::User);
@@ -48,8 +49,8 @@ impl Resolver {
                 .all(|kind| past.namespaces.get(kind as usize) == Some(&self.host.id(kind).ino))
     }
 
-    fn past_by_cgroup(&self, past: &Past, resolution: &mut Resolution) {
-        let sources = Sources::new(self);
+    fn past_by_cgroup(&self, past: &Past, declared: &[Declared], resolution: &mut Resolution) {
+        let sources = Sources::new(self, declared);
         let paths = past.cgroups.iter().map(|line| line.path.as_slice());
         for nominee in paths.filter(|path| *path != b"/").flat_map(names::nominees) {
             for claim in sources.claims(&nominee, &mut Vec::new()) {

@@ -1,6 +1,7 @@
 //! The order in which a process's container is looked for.
 
 use upcall_config::facts::Reason;
+use upcall_config::rule::Declared;
 
 use super::check;
 use super::claim::Claim;
@@ -29,11 +30,15 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(resolver: &'a Resolver, origin: &'a Origin) -> Self {
+    pub(super) fn new(
+        resolver: &'a Resolver,
+        origin: &'a Origin,
+        declared: &'a [Declared],
+    ) -> Self {
         Self {
             resolver,
             origin,
-            sources: Sources::new(resolver),
+            sources: Sources::new(resolver, declared),
             resolution: Resolution::default(),
         }
     }

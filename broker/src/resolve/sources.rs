@@ -3,7 +3,10 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use upcall_config::rule::Declared;
+
 use super::Resolver;
+use super::admin::Admin;
 use super::claim::Claim;
 use super::lxc::PATIENCE;
 use super::names::{Family, Nominee};
@@ -14,15 +17,17 @@ pub(super) struct Sources<'a> {
     resolver: &'a Resolver,
     /// OCI runtimes' state directories.
     roots: Vec<Root>,
+    admin: Admin<'a>,
     /// How long LXC's monitors may still be waited for.
     patience: Cell<Duration>,
 }
 
 impl<'a> Sources<'a> {
-    pub(super) fn new(resolver: &'a Resolver) -> Self {
+    pub(super) fn new(resolver: &'a Resolver, declared: &'a [Declared]) -> Self {
         Self {
             resolver,
             roots: resolver.oci_roots(),
+            admin: resolver.admin(declared),
             patience: Cell::new(PATIENCE),
         }
     }
@@ -45,6 +50,7 @@ impl<'a> Sources<'a> {
             claims.extend(paths.flat_map(|path| path.claims(&nominee.id, &self.patience)));
         }
         claims.extend(self.resolver.machines.of_unit(nominee.component));
+        claims.extend(self.admin.claims(nominee, refused));
         claims
     }
 

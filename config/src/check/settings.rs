@@ -59,6 +59,8 @@ fn set(report: &mut Report, settings: &mut Settings, path: &str, item: &Item<'_>
         "runtimes.lxc" => paths(report, item, &mut settings.runtimes.lxc),
         "runtimes.incus" => paths(report, item, &mut settings.runtimes.incus),
         "runtimes.machines" => one_path(report, item, &mut settings.runtimes.machines),
+        "runtimes.units" => one_path(report, item, &mut settings.runtimes.units),
+        "runtimes.users" => one_path(report, item, &mut settings.runtimes.users),
         "runtimes.podman_graphroot" => {
             one_path(report, item, &mut settings.runtimes.podman_graphroot);
         }

@@ -7,7 +7,7 @@ use crate::diagnostic::{Code, Diagnostic, Label};
 use crate::explain;
 use crate::facts::Runtime;
 use crate::field::Field;
-use crate::rule::{Condition, Rule, Test};
+use crate::rule::{Condition, Declared, Rule, Test};
 
 /// Two rules with one name: messages would not say which is meant.
 pub(super) fn duplicate_names(rules: &[Rule]) -> Vec<Diagnostic> {
@@ -26,6 +26,24 @@ pub(super) fn duplicate_names(rules: &[Rule]) -> Vec<Diagnostic> {
             );
         } else {
             first.insert(name, place);
+        }
+    }
+    diagnostics
+}
+
+/// Two containers with one name: rules could not tell them apart.
+pub(super) fn duplicate_containers(containers: &[Declared]) -> Vec<Diagnostic> {
+    let mut first: HashMap<&str, &Label> = HashMap::new();
+    let mut diagnostics = Vec::new();
+    for container in containers {
+        if let Some(other) = first.get(container.name()) {
+            let message = format!("a second container is named `{}`", container.name());
+            diagnostics.push(
+                Diagnostic::at(Code::DuplicateName, message, container.place.saying(""))
+                    .with(other.saying("the first")),
+            );
+        } else {
+            first.insert(container.name(), &container.place);
         }
     }
     diagnostics

@@ -75,7 +75,11 @@ codes! {
     NeedsBrokerCgroup = "needs-broker-cgroup", Error;
     /// `run` wants exactly one of `command` and `host_program`
     CommandAndHostProgram = "command-and-host-program", Error;
-    /// two rules have the same name
+    /// a `[[container]]` wants exactly one of `unit`, `cgroup` and `pid_file`
+    AmbiguousContainer = "ambiguous-container", Error;
+    /// not the name of a systemd service or scope
+    BadUnit = "bad-unit", Error;
+    /// two rules, or two containers, have the same name
     DuplicateName = "duplicate-name", Warning;
     /// an earlier rule takes every upcall that this one could match
     UnreachableRule = "unreachable-rule", Warning;

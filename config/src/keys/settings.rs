@@ -99,6 +99,20 @@ pub(super) const KNOWN: &[Key] = &[
         "systemd-machined's state, where nspawn's containers are",
     ),
     key(
+        "runtimes.units",
+        Value::Path,
+        r#""/run/systemd/units""#,
+        r#""/run/host/systemd/units""#,
+        "what systemd says of its units, for `[[container]]`",
+    ),
+    key(
+        "runtimes.users",
+        Value::Path,
+        r#""/run/user""#,
+        r#""/run/users""#,
+        "where each user has a directory by his number, for rootless containers",
+    ),
+    key(
         "runtimes.podman_graphroot",
         Value::Path,
         r#""/var/lib/containers/storage""#,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use upcall_config::diagnostic::Code;
 use upcall_config::facts::Reason;
 use upcall_config::file::load_texts;
-use upcall_config::keys::{Keys, RULES, SETTINGS, Value};
+use upcall_config::keys::{CONTAINERS, Keys, RULES, SETTINGS, Value};
 use upcall_config::template::Placeholder;
 
 fn path(name: &str) -> PathBuf {
@@ -92,6 +92,7 @@ fn generated(name: &str) -> Option<String> {
     let mut out = String::new();
     match name {
         "keys" => out = keys_table(&RULES),
+        "containers" => out = keys_table(&CONTAINERS),
         "settings" => out = keys_table(&SETTINGS),
         "placeholders" => {
             out.push_str("| placeholder | filled in |\n|---|---|\n");
@@ -145,7 +146,7 @@ fn the_tables_in_docs_are_current() {
             None => made.push_str(rest),
         }
     }
-    assert_eq!(seen.len(), 5, "{seen:?}");
+    assert_eq!(seen.len(), 6, "{seen:?}");
     current("rules.md", &made);
 }
 

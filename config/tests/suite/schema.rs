@@ -4,7 +4,8 @@
 
 use serde_json::{Map, Value as Json, json};
 use upcall_config::keys::{
-    Key, Keys, MAX_ARGV, MAX_LIST, MAX_RULES, MAX_TEXT, RULES, SETTINGS, Value,
+    CONTAINERS, Key, Keys, MAX_ARGV, MAX_CONTAINERS, MAX_LIST, MAX_RULES, MAX_TEXT, RULES,
+    SETTINGS, Value,
 };
 use upcall_config::template::MAX_WORD;
 
@@ -129,6 +130,8 @@ fn schema() -> Json {
     rule["anyOf"] = json!(any_of(&["run", "store", "pass", "deny"]));
     rule["properties"]["run"]["oneOf"] = json!(any_of(&["command", "host_program"]));
     rule["properties"]["limit"]["anyOf"] = json!(any_of(&["rate", "concurrent"]));
+    let mut container = table(&CONTAINERS, "");
+    container["oneOf"] = json!(any_of(&["unit", "cgroup", "pid_file"]));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "upcalld: rules.d/*.toml and upcalld.toml",
@@ -137,7 +140,10 @@ fn schema() -> Json {
                 "description": "a file in rules.d",
                 "type": "object",
                 "additionalProperties": false,
-                "properties": { "rule": { "type": "array", "maxItems": MAX_RULES, "items": rule } },
+                "properties": {
+                    "rule": { "type": "array", "maxItems": MAX_RULES, "items": rule },
+                    "container": { "type": "array", "maxItems": MAX_CONTAINERS, "items": container },
+                },
             },
             "settings": table(&SETTINGS, ""),
         },

@@ -46,6 +46,8 @@ mod ns_profile;
 #[cfg(test)]
 mod ns_rules;
 #[cfg(test)]
+mod ns_runtime_admin;
+#[cfg(test)]
 mod ns_runtime_forged;
 #[cfg(test)]
 mod ns_runtime_oci;
