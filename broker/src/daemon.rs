@@ -3,16 +3,20 @@
 //! The launcher is started first, while this process has one thread and no armour: what the launcher starts inherits
 //! neither.
 
+mod activation;
+mod armour;
+mod hook;
+
 use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use nix::sys::prctl::set_dumpable;
-use nix::sys::resource::{Resource, setrlimit};
+use hook::OwnHook;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -26,6 +30,7 @@ use crate::control::{self, Control};
 use crate::hooks::watch::HookWatch;
 use crate::intake::{self, shim::IntakeError};
 use crate::launch::{Launcher, Process};
+use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::SealedProgram;
 use crate::linux::seqpacket::Listener;
 use crate::metrics;
@@ -46,15 +51,20 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     start_log(options.foreground);
     // Rules first: a daemon without good rules does not start, and the shim keeps what comes meanwhile.
     let policies = Policies::load(options.config.clone())?;
+    // Before anything else is opened: what systemd gave us has the first numbers.
+    let socket = activation::given(&options.run.join("upcall.sock"))?;
     let image = seal(&options.libexec, "upcall-enter")?;
     let store = seal(&options.libexec, "upcall-store")?;
-    let launcher = Process::start(&image).context("the launcher cannot be started")?;
+    let process = Process::start(&image).context("the launcher cannot be started")?;
     drop(image);
-    // From here on this process is nobody's to look into, and its own crash is not handled by itself.
-    set_dumpable(false).context("prctl(PR_SET_DUMPABLE)")?;
-    setrlimit(Resource::RLIMIT_CORE, 1, 1).context("setrlimit(RLIMIT_CORE)")?;
-    // Nothing is for everybody; what a group may read is made its own below.
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
+    // The last thing that takes more than what is kept.
+    let cgroups = Cgroups::mount().context("cgroups")?;
+    let launcher = Started {
+        process,
+        cgroups,
+        store,
+    };
+    armour::put_on()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)
@@ -62,7 +72,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    let result = runtime.block_on(serve(options, policies, launcher, store));
+    let result = runtime.block_on(serve(options, policies, socket, launcher));
     // A reader of a tenant's command line may hang; it is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -73,16 +83,33 @@ fn seal(libexec: &Path, name: &str) -> anyhow::Result<SealedProgram> {
     SealedProgram::copy(&path).with_context(|| format!("{}", path.display()))
 }
 
+/// What was made before the armour was put on.
+struct Started {
+    process: Process,
+    cgroups: Cgroups,
+    store: SealedProgram,
+}
+
 async fn serve(
     options: Options,
     policies: Policies,
-    launcher: Process,
-    store: SealedProgram,
+    socket: Option<OwnedFd>,
+    launcher: Started,
 ) -> anyhow::Result<()> {
     let (policy, settings) = policies.current();
     let _lock = prepare(&options)?;
-    let listener = Listener::bind(&options.run.join("upcall.sock")).context("upcall.sock")?;
-    let launcher = Arc::new(Launcher::attach(launcher, store).context("the launcher")?);
+    let listener = match socket {
+        Some(socket) => Listener::inherited(socket),
+        None => Listener::bind(&options.run.join("upcall.sock")),
+    };
+    let listener = listener.context("upcall.sock")?;
+    let Started {
+        process,
+        cgroups,
+        store,
+    } = launcher;
+    let launcher = Launcher::attach(process, cgroups, store).context("the launcher")?;
+    let launcher = Arc::new(launcher);
     let mut gone = tokio::spawn(Arc::clone(&launcher).serve());
     let broker = broker(&options, policy, settings, Arc::clone(&launcher))?;
     show_records(&options.state).context("records for the group upcall")?;
@@ -117,6 +144,10 @@ async fn serve(
         env!("CARGO_PKG_VERSION"),
         options.run.display()
     );
+    let own_hook = options
+        .install_core
+        .then(|| OwnHook::put_in(&options, broker.settings().store.keep_free));
+    let own_hook = own_hook.transpose()?;
     drop(sd_notify::notify(&[NotifyState::Ready]));
     let taking_in = tokio::spawn(Arc::clone(&broker).take_in_for_ever());
     tokio::spawn(Arc::clone(&broker).forget_for_ever());
@@ -132,6 +163,9 @@ async fn serve(
         }
     };
     drop(sd_notify::notify(&[NotifyState::Stopping]));
+    if let Some(hook) = own_hook {
+        hook.put_back();
+    }
     stop.send_replace(true);
     let handled = accepting.await.unwrap_or_default();
     farewell(handled).await;

@@ -16,6 +16,8 @@ usage: upcalld [options]
   --run DIR       sockets (/run/upcalld)
   --libexec DIR   the programs beside it (/usr/libexec/upcalld)
   --foreground    log to standard error instead of the journal
+  --install core  have the kernel's hook while this runs, and put back what stood there at the end:
+                  for hosts without systemd, which has upcalld-hooks.service
   --version, --help
 
 Several can run side by side with other directories. Signals: SIGHUP reloads the rules, SIGTERM and
@@ -37,6 +39,10 @@ pub struct Options {
     pub libexec: PathBuf,
     /// Log to standard error.
     pub foreground: bool,
+    /// Have the core hook while running.
+    pub install_core: bool,
+    /// Files in the place of /proc/sys/kernel: only in builds for tests.
+    pub sysctl: Option<PathBuf>,
     /// Take requests from any process of root's: only in builds for tests.
     pub any_peer: bool,
     /// A step at which to stop, for whoever kills it there: only in builds for tests.
@@ -61,6 +67,8 @@ impl Default for Options {
             run: PathBuf::from("/run/upcalld"),
             libexec: PathBuf::from("/usr/libexec/upcalld"),
             foreground: false,
+            install_core: false,
+            sysctl: None,
             any_peer: false,
             stop_at: None,
         }
@@ -87,6 +95,16 @@ impl Options {
                 Long("run") => options.run = directory(&mut parser)?,
                 Long("libexec") => options.libexec = directory(&mut parser)?,
                 Long("foreground") => options.foreground = true,
+                Long("install") => {
+                    let hook = parser.value()?;
+                    if hook != "core" {
+                        return Err(format!("there is no hook {}", hook.display()).into());
+                    }
+                    options.install_core = true;
+                }
+                Long("sysctl") if cfg!(debug_assertions) => {
+                    options.sysctl = Some(directory(&mut parser)?);
+                }
                 Long("any-peer") if cfg!(debug_assertions) => options.any_peer = true,
                 Long("stop-at") if cfg!(debug_assertions) => {
                     let step = parser.value()?.into_string();

@@ -15,6 +15,12 @@ use super::sysctl::{CoreSysctl, Lock, Standing, SysctlError};
 /// Default of core_pipe_limit: above every limit of our own, so that the kernel never skips a dump for it.
 pub const PIPE_LIMIT: u64 = 1024;
 
+/// How long the shim waits for the daemon, in milliseconds.
+const DEADLINE_MS: u64 = 2000;
+
+/// Bytes that the spool may hold.
+const SPOOL_MAX: u64 = 4 << 30;
+
 /// What goes into the hook's file besides what stood there before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
@@ -32,6 +38,21 @@ pub struct Wishes {
     pub spool_max: u64,
     /// Bytes that must stay free beside it.
     pub keep_free: u64,
+}
+
+impl Wishes {
+    /// The usual ones for an installation in these directories.
+    pub fn usual(libexec: &Path, hooks: &Path, run: &Path, state: &Path, keep_free: u64) -> Self {
+        Self {
+            program: libexec.join("core"),
+            hooks: hooks.to_owned(),
+            socket: run.join("upcall.sock"),
+            deadline_ms: DEADLINE_MS,
+            spool: state.join("spool"),
+            spool_max: SPOOL_MAX,
+            keep_free,
+        }
+    }
 }
 
 /// What is to be put in, and what is there.

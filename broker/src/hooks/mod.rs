@@ -4,6 +4,7 @@ pub mod file;
 pub mod install;
 pub mod pattern;
 pub mod sysctl;
+pub mod sysctl_d;
 pub mod watch;
 
 /// An error of the system's, by name: `ENOENT`.

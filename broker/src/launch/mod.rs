@@ -168,13 +168,17 @@ impl Launcher {
     /// Takes over a started launcher. `store` is the storing worker's program.
     ///
     /// # Errors
-    /// As epoll_ctl(2), and as [`Cgroups::mount`].
-    pub fn attach(process: Process, store: SealedProgram) -> std::io::Result<Self> {
+    /// As epoll_ctl(2).
+    pub fn attach(
+        process: Process,
+        cgroups: Cgroups,
+        store: SealedProgram,
+    ) -> std::io::Result<Self> {
         Ok(Self {
             pid: process.pid(),
             link: Connection::new(process.socket)?,
             waiting: Mutex::default(),
-            cgroups: Cgroups::mount()?,
+            cgroups,
             programs: Programs::default(),
             store,
         })

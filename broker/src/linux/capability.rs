@@ -48,6 +48,15 @@ const NAMES: [&str; 41] = [
 /// How many capabilities this kernel generation has.
 pub const COUNT: usize = NAMES.len();
 
+/// The set of these; a name that there is none of is left out.
+pub fn set(names: &[&str]) -> u64 {
+    NAMES
+        .iter()
+        .zip(0..)
+        .filter(|(name, _)| names.contains(name))
+        .fold(0, |set, (_, bit)| set | 1 << bit)
+}
+
 /// The names of a set; one that is newer than us is its number.
 pub fn names(set: u64) -> Vec<String> {
     (0..64_usize)
@@ -66,5 +75,6 @@ mod tests {
     fn sets_have_their_names() {
         assert_eq!(super::names(1 << 21 | 1), ["CHOWN", "SYS_ADMIN"]);
         assert_eq!(super::names(1 << 39 | 1 << 50), ["BPF", "50"]);
+        assert_eq!(super::set(&["SYS_ADMIN", "CHOWN", "NONE"]), 1 << 21 | 1);
     }
 }

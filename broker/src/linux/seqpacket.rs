@@ -56,6 +56,15 @@ impl Listener {
         sys::watch(socket).map(Self)
     }
 
+    /// Takes over a listening socket that we were started with.
+    ///
+    /// # Errors
+    /// As fcntl(2), epoll_ctl(2).
+    pub fn inherited(socket: OwnedFd) -> std::io::Result<Self> {
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        sys::watch(socket).map(Self)
+    }
+
     /// The next connection.
     ///
     /// # Errors

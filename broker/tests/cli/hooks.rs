@@ -197,3 +197,22 @@ fn a_path_that_core_pattern_cannot_hold_is_refused() {
     assert!(said.err.contains("and the kernel keeps 127"), "{said:?}");
     assert_eq!(kernel(&bench), ("core\n".into(), "0\n".into()));
 }
+
+#[test]
+fn while_the_hook_is_in_a_line_for_systemd_sysctl_says_so() {
+    let Some(bench) = shim_bench() else { return };
+    assert_eq!(bench.run(&["install", "core", "--no-self-test"]).status, 0);
+    let text = bench.read("k/sysctl.d/99-upcalld.conf");
+    let (ours, limit) = kernel(&bench);
+    assert!(
+        text.contains(&format!("\nkernel.core_pattern = {ours}")),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("\nkernel.core_pipe_limit = {limit}")),
+        "{text}"
+    );
+    assert_eq!(bench.run(&["uninstall"]).status, 0);
+    assert!(!bench.path("k/sysctl.d/99-upcalld.conf").exists());
+    assert_eq!(kernel(&bench), ("core\n".into(), "0\n".into()));
+}

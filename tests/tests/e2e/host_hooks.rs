@@ -9,9 +9,11 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use upcall_e2e::command::{command, pause, until};
 use upcall_e2e::container::pid_of;
+use upcall_e2e::daemon::Daemon;
 use upcall_e2e::hook::{HostHook, standing};
 use upcall_e2e::needs;
 use upcall_e2e::programs::Programs;
+use upcall_e2e::sandbox::Sandbox;
 
 /// What stands in the hooks when nobody has borrowed them.
 fn quiet() -> Result<(String, String)> {
@@ -76,6 +78,33 @@ fn by_the_next_one_after_a_kill() -> Result<()> {
     assert_eq!(quiet()?, before);
     assert_eq!(standing()?, before);
     Ok(())
+}
+
+#[test]
+fn by_a_daemon_that_has_the_hook_while_it_runs() -> Result<()> {
+    needs!(HostHooks, Root);
+    let hook = HostHook::borrow()?;
+    let before = standing()?;
+    let sandbox = Sandbox::new()?;
+    sandbox.rules("[[rule]]\nupcall = \"core\"\nstore = { ignore_limit = true }\n")?;
+    std::fs::remove_file(sandbox.hooks().join("core"))?;
+    let daemon = Daemon::start_with(&sandbox, |daemon| {
+        daemon.args(["--install", "core"]);
+    })?;
+    assert!(standing()?.0.contains(sandbox.root()), "{:?}", standing()?);
+    let mut crash = command(sandbox.path("bin/crash-me"));
+    let mut crash = crash.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let pid = crash.id();
+    crash.wait()?;
+    let record = daemon.records().of(pid)?;
+    assert_eq!(
+        record.evidence.process.as_deref(),
+        Some("kernel_pidfd"),
+        "{record:?}"
+    );
+    daemon.stop(&sandbox)?;
+    assert_eq!(standing()?, before);
+    hook.put_back()
 }
 
 /// A line of the demo without what differs from run to run.

@@ -7,6 +7,7 @@ use upcalld::control::Status;
 use upcalld::hooks::file::CoreHook;
 use upcalld::hooks::pattern::DEFAULT_HOOKS;
 use upcalld::hooks::sysctl::CoreSysctl;
+use upcalld::hooks::sysctl_d::SysctlD;
 use upcalld::store::records::Records;
 
 use crate::cli::{Cli, Command, Json};
@@ -31,6 +32,8 @@ pub(crate) struct Context {
     pub(crate) libexec: PathBuf,
     /// The kernel's settings.
     pub(crate) sysctl: CoreSysctl,
+    /// Where our hook is said to stay; only the system's own is.
+    pub(crate) sysctl_d: Option<SysctlD>,
     /// The options that say that this is not the system's own daemon, to be repeated in advice.
     pub(crate) options: String,
     /// How answers look.
@@ -71,6 +74,10 @@ impl Context {
                 .sysctl
                 .as_deref()
                 .map_or_else(CoreSysctl::host, CoreSysctl::below),
+            sysctl_d: match &global.sysctl {
+                Some(directory) => Some(SysctlD::below(&directory.join("sysctl.d"))),
+                None => global.config.is_none().then(SysctlD::host),
+            },
             options: options.trim_end().to_owned(),
             look: Look::new(global),
             json: global.json,

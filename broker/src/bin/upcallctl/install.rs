@@ -2,23 +2,19 @@
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 use upcall_config::text::printable;
+use upcalld::hooks::errno_name;
 use upcalld::hooks::install::{InstallError, Installation, Wishes};
+use upcalld::hooks::sysctl_d::SysctlD;
 
 use crate::cli::InstallArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{complain, print, print_json};
 use crate::self_test;
 
 mod report;
 
 pub(crate) use report::Sysctls;
-
-/// How long the shim waits for the daemon, in milliseconds.
-const DEADLINE_MS: u64 = 2000;
-
-/// Bytes that the spool may hold.
-const SPOOL_MAX: u64 = 4 << 30;
 
 /// Signals of an impatient admin wait while the hook is half in: something must be left to put it back.
 struct Unharmed(SigSet);
@@ -45,7 +41,7 @@ pub(crate) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure>
         return answer(
             context,
             &report::document(&planned, None, true),
-            &report::dry(&planned),
+            &report::dry(context, &planned),
         );
     }
     if !nix::unistd::Uid::effective().is_root() {
@@ -83,12 +79,25 @@ pub(crate) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure>
             ));
         }
     };
+    if let Some(file) = &context.sysctl_d {
+        keep(file, &planned);
+    }
     drop(lock);
     answer(
         context,
         &report::document(&planned, took, false),
         &report::done(context, &planned, took),
     )
+}
+
+/// What cannot be kept is no failure: the hook is in, and looked after by the daemon.
+fn keep(file: &SysctlD, planned: &Installation) {
+    if let Err(error) = file.keep(&planned.ours) {
+        let (path, error) = (file.path().display(), errno_name(&error));
+        complain(&format!(
+            "warning: {path}: {error}; when systemd-sysctl runs, the hook may be another's\n"
+        ));
+    }
 }
 
 fn wishes(context: &Context) -> Wishes {
@@ -99,15 +108,13 @@ fn wishes(context: &Context) -> Wishes {
             .store
             .keep_free
     });
-    Wishes {
-        program: context.libexec.join("core"),
-        hooks: context.hooks.clone(),
-        socket: context.run.join("upcall.sock"),
-        deadline_ms: DEADLINE_MS,
-        spool: context.state.join("spool"),
-        spool_max: SPOOL_MAX,
+    Wishes::usual(
+        &context.libexec,
+        &context.hooks,
+        &context.run,
+        &context.state,
         keep_free,
-    }
+    )
 }
 
 /// What is not permitted is no question of the hook.

@@ -31,6 +31,11 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
     }
     let lock = context.sysctl.lock();
     let lock = lock.map_err(|error| failed(context, error.into()))?;
+    if let Some(file) = &context.sysctl_d {
+        let path = file.path().to_owned();
+        file.remove()
+            .map_err(|source| Failure::File { path, source })?;
+    }
     let done = uninstall(&context.sysctl, &context.hooks, &lock);
     let done = done.map_err(|error| failed(context, error))?;
     drop(lock);

@@ -73,7 +73,7 @@ pub(super) fn document(
 }
 
 /// What would be changed.
-pub(super) fn dry(planned: &Installation) -> String {
+pub(super) fn dry(context: &Context, planned: &Installation) -> String {
     let Installation {
         ours,
         current,
@@ -107,8 +107,13 @@ pub(super) fn dry(planned: &Installation) -> String {
         format::size_set(file.spool_max).replace(' ', ""),
         file.deadline_ms / 1000
     );
+    let keeps = context.sysctl_d.as_ref().map(|file| {
+        let path = file.path().display().to_string();
+        format!("{path:25}  {new}: the same, for systemd-sysctl, until the next boot\n")
+    });
+    let keeps = keeps.unwrap_or_default();
     format!(
-        "{:27}{}{pattern}\n{:27}{limit}\n{path:25}  {kept}\n{:27}{}          undo: {}\n",
+        "{:27}{}{pattern}\n{:27}{limit}\n{path:25}  {kept}\n{keeps}{:27}{}          undo: {}\n",
         "kernel.core_pattern",
         printable(current.pattern.text()),
         "kernel.core_pipe_limit",
@@ -244,7 +249,8 @@ mod tests {
             let Some(planned) = planned(pattern, limit) else {
                 return;
             };
-            insta::assert_snapshot!(name, dry(&planned));
+            let context = Context::new(&Cli::parse_from(["upcallctl", "install", "core"]));
+            insta::assert_snapshot!(name, dry(&context, &planned));
         }
     }
 
