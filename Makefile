@@ -7,6 +7,10 @@ SHELL   := /bin/bash
 PREFIX  ?= /usr
 DESTDIR ?=
 CARGO   ?= cargo
+# release, or debug for a package that tests install.
+BUILD   ?= release
+# Where install and deb make what is not built by cargo.
+WORK    ?= $(TARGET)
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 export CARGO_TARGET_DIR := $(abspath $(TARGET))
 
@@ -26,9 +30,9 @@ DEMO_PACKAGES  := $(BUILD_PACKAGES) runc podman conmon busybox-static util-linux
 # Runtimes that only tests use; `make check RUNTIME_PACKAGES=` leaves them out, and says which tests that leaves out.
 # A name with a `?` is installed where this Debian has it.
 RUNTIME_PACKAGES := crun uidmap containerd docker.io docker-cli? lxc systemd-container dbus python3-grpcio
-CHECK_PACKAGES := $(DEMO_PACKAGES) binutils $(RUNTIME_PACKAGES)
+CHECK_PACKAGES := $(DEMO_PACKAGES) binutils systemd $(RUNTIME_PACKAGES)
 
-.PHONY: help build helpers test-programs bench-peer demo check check-host bench fuzz install uninstall clean
+.PHONY: help build helpers test-programs bench-peer demo check check-host bench fuzz install uninstall deb clean
 
 help:
 	@echo 'upcalld: the kernel'\''s upcalls, answered in the right container'
@@ -37,7 +41,7 @@ help:
 	@echo 'demo and check install the Debian packages they lack and name them first'
 
 build: helpers ## build it; what the kernel starts is linked statically
-	@$(CARGO) build --release --quiet --package upcalld --bins
+	@$(CARGO) build $(if $(filter release,$(BUILD)),--release) --quiet --package upcalld --bins
 
 helpers:
 	@tools/need $(BUILD_PACKAGES)
@@ -79,8 +83,8 @@ install: build ## DESTDIR= PREFIX=/usr; touches no hook, that is `upcallctl inst
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/upcalld
 	install -d $(DESTDIR)$(PREFIX)/lib/upcalld/rules.d $(DESTDIR)$(PREFIX)/share/doc/upcalld/examples
 	install -d $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 755 $(TARGET)/release/upcallctl $(DESTDIR)$(PREFIX)/bin/
-	install -m 755 $(TARGET)/release/upcalld $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(TARGET)/$(BUILD)/upcallctl $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(TARGET)/$(BUILD)/upcalld $(DESTDIR)$(PREFIX)/sbin/
 	install -m 755 $(addprefix $(PROGRAMS)/,$(HELPERS)) $(DESTDIR)$(PREFIX)/libexec/upcalld/
 	ln -sf upcall-shim $(DESTDIR)$(PREFIX)/libexec/upcalld/core
 	install -m 644 config/defaults/rules.d/*.toml $(DESTDIR)$(PREFIX)/lib/upcalld/rules.d/
@@ -88,21 +92,36 @@ install: build ## DESTDIR= PREFIX=/usr; touches no hook, that is `upcallctl inst
 		$(DESTDIR)$(PREFIX)/share/doc/upcalld/examples/
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/upcalld/
 	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	for kind in systemd/system tmpfiles.d sysusers.d; do install -d $(DESTDIR)$(PREFIX)/lib/$$kind; done
+	for unit in config/defaults/systemd/*; do \
+		sed 's|/usr/sbin/upcalld|$(PREFIX)/sbin/upcalld|; s|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|' \
+			$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
+	install -m 644 config/defaults/tmpfiles.d/*.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/
+	install -m 644 config/defaults/sysusers.d/*.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/
 	install -m 644 docs/*.schema.json $(DESTDIR)$(PREFIX)/share/doc/upcalld/
-	install -d $(TARGET)/completions
-	$(TARGET)/release/upcallctl generate completions $(TARGET)/completions
-	mv $(TARGET)/completions/upcallctl.bash $(TARGET)/completions/upcallctl
+	install -d $(WORK)/completions
+	$(TARGET)/$(BUILD)/upcallctl generate completions $(WORK)/completions
+	mv $(WORK)/completions/upcallctl.bash $(WORK)/completions/upcallctl
 	for file in $(COMPLETIONS); do \
-		install -D -m 644 $(TARGET)/completions/$${file##*/} $(DESTDIR)$(PREFIX)/$$file; done
+		install -D -m 644 $(WORK)/completions/$${file##*/} $(DESTDIR)$(PREFIX)/$$file; done
 
 uninstall: ## puts the hooks back, then removes the files
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
+		systemctl disable --now upcalld-hooks.service upcalld.service upcalld.socket || true; fi
 	@if [ -z "$(DESTDIR)" ] && [ -x $(PREFIX)/bin/upcallctl ]; then $(PREFIX)/bin/upcallctl uninstall; fi
 	rm -f $(DESTDIR)$(PREFIX)/bin/upcallctl $(DESTDIR)$(PREFIX)/sbin/upcalld
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/upcalld $(DESTDIR)$(PREFIX)/lib/upcalld
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/upcalld
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(notdir $(wildcard config/defaults/systemd/*)))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,tmpfiles.d/upcalld.conf sysusers.d/upcalld.conf)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(COMPLETIONS))
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(notdir $(wildcard docs/man/*.8)))
 	@echo 'kept: records, cores and rules of yours in $(DESTDIR)/var/lib/upcalld and $(DESTDIR)/etc/upcalld'
+
+deb: ## a Debian package of it
+	@rm -rf $(WORK)/deb && mkdir -p $(WORK)/deb/tree
+	@$(MAKE) --no-print-directory install DESTDIR=$(abspath $(WORK))/deb/tree PREFIX=/usr >/dev/null
+	@tools/deb $(WORK)/deb/tree $(WORK)/deb
 
 clean: ## what was built
 	$(CARGO) clean

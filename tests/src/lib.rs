@@ -34,6 +34,8 @@ pub mod leader;
 #[cfg(feature = "harness")]
 pub mod lxc;
 #[cfg(feature = "harness")]
+pub mod machine;
+#[cfg(feature = "harness")]
 pub mod nspawn;
 #[cfg(feature = "harness")]
 pub mod podman;

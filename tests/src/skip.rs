@@ -28,6 +28,10 @@ pub enum Need {
     Unprivileged,
     /// FUSE.
     Fuse,
+    /// systemd-analyze.
+    Systemd,
+    /// systemd, systemd-nspawn to boot it with, and Debian's package manager.
+    Machine,
     /// The cgroup v1 freezer.
     FreezerV1,
     /// The memory controller of cgroup v1, or that of cgroup2 for children of the root.
@@ -61,6 +65,13 @@ impl Need {
                 "user namespaces for everybody, unshare and setpriv",
             ),
             Self::Fuse => (Path::new("/dev/fuse").exists(), "/dev/fuse"),
+            Self::Machine => (
+                has("systemd-nspawn")
+                    && has("dpkg-deb")
+                    && Path::new("/lib/systemd/systemd").exists(),
+                "systemd, systemd-nspawn and dpkg",
+            ),
+            Self::Systemd => (has("systemd-analyze"), "systemd-analyze"),
             Self::HostHooks => (
                 std::env::var_os("UPCALLD_TEST_HOST_HOOKS").is_some(),
                 "the host's own hooks (make check-host)",

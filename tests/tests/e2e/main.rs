@@ -40,6 +40,8 @@ mod ns_helpers;
 #[cfg(test)]
 mod ns_limits;
 #[cfg(test)]
+mod ns_machine;
+#[cfg(test)]
 mod ns_pipeline;
 #[cfg(test)]
 mod ns_profile;
@@ -53,7 +55,11 @@ mod ns_runtime_forged;
 mod ns_runtime_oci;
 #[cfg(test)]
 mod ns_runtime_system;
+#[cfg(test)]
+mod ns_service;
+#[cfg(test)]
 mod ns_spool;
+#[cfg(test)]
 mod ns_spool_hostile;
 #[cfg(test)]
 mod scene;

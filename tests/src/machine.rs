@@ -1,0 +1,197 @@
+//! A machine with systemd: the host's own files under an overlay, booted by systemd-nspawn, so that packages and units are
+//! tried as they are. What happens in it is gone with it.
+//!
+//! It has the host's kernel and sees the kernel's settings read-only: nothing in it can change core_pattern.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+
+use crate::cgroup::cgroup2;
+use crate::command::{command, run, until};
+use crate::container::{children, pid_of};
+use crate::sandbox::Sandbox;
+
+/// How long it may take to boot, to answer, to shut down, also where others are at work.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Enters a cgroup, shows it cgroup2 alone, and boots.
+const BOOT: &str = r#"
+echo $$ > "$1/cgroup.procs"
+mount --make-rprivate /
+umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 1
+export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+exec systemd-nspawn --quiet --boot --directory="$2" --machine="$3" --register=no --keep-unit --private-network \
+    --private-users=no --capability=all --console=pipe --system-call-filter=@keyring --system-call-filter=bpf \
+    systemd.unit=multi-user.target
+"#;
+
+/// A booted machine; ended when dropped.
+#[derive(Debug)]
+pub struct Machine {
+    nspawn: Child,
+    leader: u32,
+    root: PathBuf,
+    cgroup: PathBuf,
+}
+
+impl Machine {
+    /// Boots one in the sandbox's directory.
+    ///
+    /// # Errors
+    /// It does not boot; the error has what it said.
+    pub fn boot(sandbox: &Sandbox) -> Result<Self> {
+        let root = overlay(sandbox)?;
+        furnish(&root)?;
+        let cgroup = cgroup2().context("cgroup2 is not mounted")?;
+        let cgroup = cgroup.join(sandbox.tag());
+        std::fs::create_dir(&cgroup).context("a cgroup for the machine")?;
+        let log = sandbox.path("machine.log");
+        let output = std::fs::File::create(&log)?;
+        let mut nspawn = command("unshare");
+        nspawn
+            .args([
+                "--mount",
+                "--propagation=private",
+                "--",
+                "setpriv",
+                "--pdeathsig=KILL",
+                "--",
+            ])
+            .args(["sh", "-c", BOOT, "sh"])
+            .arg(&cgroup)
+            .arg(&root)
+            .arg(sandbox.tag())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let mut machine = Self {
+            nspawn: nspawn.spawn()?,
+            leader: 0,
+            root,
+            cgroup,
+        };
+        let booted = until(PATIENCE, "the machine", || machine.is_up().then_some(()));
+        booted.with_context(|| std::fs::read_to_string(log).unwrap_or_default())?;
+        Ok(machine)
+    }
+
+    fn is_up(&mut self) -> bool {
+        let named = |pid: &u32| {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            comm.is_ok_and(|comm| comm.trim() == "systemd")
+        };
+        self.leader = children(self.nspawn.id())
+            .into_iter()
+            .find(named)
+            .unwrap_or(0);
+        self.leader != 0
+            && self
+                .run(&["systemctl", "is-active", "multi-user.target"])
+                .is_ok()
+    }
+
+    /// A file of it.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// A command that runs in it.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut inside = command("nsenter");
+        inside
+            .args(["--all", "--target", &self.leader.to_string(), "--"])
+            .args(words)
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("LC_ALL", "C.UTF-8");
+        inside
+    }
+
+    /// Runs a command in it to its end.
+    ///
+    /// # Errors
+    /// It fails; with what it said.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        run(&mut self.command(words))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Killed: nothing in it is worth an orderly end, and its namespaces and mounts end with its last process.
+        if self.leader != 0 {
+            let _ = kill(pid_of(self.leader), Signal::SIGKILL);
+        }
+        drop(self.nspawn.kill());
+        drop(self.nspawn.wait());
+        drop(std::fs::write(self.cgroup.join("cgroup.kill"), "1"));
+        let empty = || remove(&self.cgroup).ok();
+        drop(until(Duration::from_secs(5), "an empty cgroup", empty));
+        let _ = umount2(&self.root, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Removes a cgroup and those below it.
+fn remove(cgroup: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(cgroup)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path())?;
+        }
+    }
+    std::fs::remove_dir(cgroup)
+}
+
+/// The host's root, written to in the sandbox.
+fn overlay(sandbox: &Sandbox) -> Result<PathBuf> {
+    let root = sandbox.path("machine");
+    for directory in ["machine", "upper", "work"] {
+        DirBuilder::new()
+            .mode(0o755)
+            .create(sandbox.path(directory))?;
+    }
+    let options = format!(
+        "lowerdir=/,upperdir={},workdir={}",
+        sandbox.path("upper").display(),
+        sandbox.path("work").display()
+    );
+    mount(
+        Some("overlay"),
+        &root,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .context("an overlay of /")?;
+    Ok(root)
+}
+
+/// Takes away what the host's own services are started by, and what forbids packages to start theirs.
+fn furnish(root: &Path) -> Result<()> {
+    let units = root.join("etc/systemd/system");
+    for directory in [
+        "etc/systemd/system",
+        "etc/init.d",
+        "etc/rc2.d",
+        "etc/rc3.d",
+        "var/log/journal",
+    ] {
+        drop(std::fs::remove_dir_all(root.join(directory)));
+    }
+    std::fs::create_dir_all(units)?;
+    drop(std::fs::remove_file(root.join("usr/sbin/policy-rc.d")));
+    drop(std::fs::remove_file(root.join("var/lib/dbus/machine-id")));
+    Ok(std::fs::write(
+        root.join("etc/machine-id"),
+        "0123456789abcdef0123456789abcdef\n",
+    )?)
+}

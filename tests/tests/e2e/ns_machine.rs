@@ -1,0 +1,282 @@
+//! From package to package: installed, started again, upgraded, removed, on a machine with systemd.
+//!
+//! The kernel's own hook is not touched: files stand in for it, and the shim is started as the kernel would start it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use upcall_e2e::command::{command, run, until};
+use upcall_e2e::machine::Machine;
+use upcall_e2e::needs;
+use upcall_e2e::programs::target;
+use upcall_e2e::sandbox::Sandbox;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where files stand in for the kernel's settings.
+const KERNEL: &str = "/run/kernel";
+
+/// Units of the package as they are, but for what cannot be so here: nobody is a child of the kernel's, and the hook is
+/// a file.
+const DROP_INS: [(&str, &str); 2] = [
+    (
+        "upcalld.service",
+        "[Service]\nExecStart=\nExecStart=/usr/sbin/upcalld --any-peer\n",
+    ),
+    (
+        "upcalld-hooks.service",
+        "[Unit]\nConditionPathIsReadWrite=\n[Service]\nExecStart=\nExecStop=\n\
+         ExecStart=/usr/bin/upcallctl --sysctl /run/kernel install core --no-self-test\n\
+         ExecStop=/usr/bin/upcallctl --sysctl /run/kernel uninstall\n",
+    ),
+];
+
+/// A process that the shim tells a crash of: started by the kernel's words, without a pidfd.
+const CRASH: &str = r#"
+sleep 1000 & pid=$!
+head -c 300000 /dev/zero | /usr/libexec/upcalld/core \
+    $pid $pid $pid $pid 0 0 1 11 "$(date +%s)" 0 0 "" host sleep sleep '!usr!bin!sleep'
+status=$?
+kill $pid
+exit $status
+"#;
+
+/// Makes a package of this version from what the tests use.
+fn package(sandbox: &Sandbox, version: &str) -> Result<PathBuf> {
+    let work = sandbox.path(version);
+    let mut make = command("make");
+    make.args(["--no-print-directory", "deb", "BUILD=debug"])
+        .arg(format!("WORK={}", work.display()))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .env("CARGO_TARGET_DIR", target())
+        .env("UPCALLD_DEB_VERSION", version)
+        .env("UPCALLD_DEB_COMPRESSION", "none");
+    let said = run(&mut make)?;
+    let name = said.lines().last().context("the package's name")?;
+    Ok(PathBuf::from(name))
+}
+
+/// Files of ours in the machine.
+fn files(machine: &Machine) -> Result<Vec<String>> {
+    let mut find = vec!["find"];
+    find.extend([
+        "/etc",
+        "/usr",
+        "/var/lib",
+        "/var/cache",
+        "/run",
+        "-xdev",
+        "-name",
+        "*upcall*",
+    ]);
+    // The host's own other things of that name.
+    find.extend([
+        "-not",
+        "-path",
+        "/run/ue-*",
+        "-not",
+        "-name",
+        "upcalld-host-hooks*",
+    ]);
+    Ok(machine.run(&find)?.lines().map(str::to_owned).collect())
+}
+
+struct Scene {
+    machine: Machine,
+}
+
+impl Scene {
+    /// A machine without upcalld, and what its units and rules will be.
+    fn new(sandbox: &Sandbox) -> Result<Self> {
+        let machine = Machine::boot(sandbox)?;
+        let scene = Self { machine };
+        assert_eq!(files(&scene.machine)?, Vec::<String>::new(), "before");
+        scene.sh(&format!(
+            "mkdir {KERNEL}; echo '|/bin/before %p' > {KERNEL}/core_pattern; echo 7 > {KERNEL}/core_pipe_limit"
+        ))?;
+        for (unit, text) in DROP_INS {
+            let directory = format!("/run/systemd/system/{unit}.d");
+            scene.sh(&format!(
+                "mkdir -p {directory}; printf '%s' '{text}' > {directory}/test.conf"
+            ))?;
+        }
+        scene.sh(
+            "mkdir -p /etc/upcalld/rules.d; echo 'store.keep_free = 0' > /etc/upcalld/upcalld.toml",
+        )?;
+        let rule = "[[rule]]\nupcall = \"core\"\nstore = { ignore_limit = true }\n";
+        std::fs::write(scene.machine.path("/etc/upcalld/rules.d/50.toml"), rule)?;
+        Ok(scene)
+    }
+
+    fn sh(&self, script: &str) -> Result<String> {
+        self.machine.run(&["sh", "-c", script])
+    }
+
+    fn kernel(&self) -> Result<String> {
+        self.sh(&format!(
+            "cat {KERNEL}/core_pattern {KERNEL}/core_pipe_limit"
+        ))
+    }
+
+    fn property(&self, unit: &str, name: &str) -> Result<String> {
+        let said = self
+            .machine
+            .run(&["systemctl", "show", "--value", "--property", name, unit])?;
+        Ok(said.trim().to_owned())
+    }
+
+    fn is(&self, unit: &str, state: &str) -> Result<()> {
+        let found = self.property(unit, "ActiveState")?;
+        let log = || {
+            self.machine
+                .run(&["journalctl", "--no-pager", "-n", "30"])
+                .unwrap_or_default()
+        };
+        ensure!(found == state, "{unit} is {found}: {}", log());
+        Ok(())
+    }
+
+    /// Whether a crash is in the journal by the names that the manual has.
+    fn is_in_the_journal(&self) -> Result<()> {
+        let fields = "journalctl -o json MESSAGE_ID=98ff3fc4a4df4d26b239482c5aef351a UPCALL_KIND=core UPCALL_OUTCOME=done";
+        let logged = until(PATIENCE, "a line of the journal", || {
+            let line = self.sh(fields).ok()?;
+            serde_json::from_str::<Value>(line.lines().next()?).ok()
+        })?;
+        for (field, value) in [
+            ("UPCALL_VERDICT", "store"),
+            ("UPCALL_RULE", "/etc/upcalld/rules.d/50.toml:1"),
+            ("PRIORITY", "5"),
+        ] {
+            assert_eq!(
+                logged.get(field).and_then(Value::as_str),
+                Some(value),
+                "{logged}"
+            );
+        }
+        assert!(
+            logged.get("UPCALL_HELD_US").is_some() && logged.get("UPCALL_CONTAINER_ID").is_none(),
+            "{logged}"
+        );
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        self.machine
+            .run(&["journalctl", "--no-pager", "-n", "30"])
+            .unwrap_or_default()
+    }
+
+    fn install(&self, package: &Path) -> Result<String> {
+        let name = package.file_name().context("a name")?;
+        std::fs::copy(package, self.machine.path("/root").join(name))?;
+        self.sh(&format!("dpkg -i /root/{}", name.display()))
+    }
+
+    fn records(&self) -> Result<Vec<Value>> {
+        let said = self
+            .machine
+            .run(&["upcallctl", "list", "--json", "-n", "0"])?;
+        let document: Value = serde_json::from_str(&said)?;
+        Ok(document
+            .get("records")
+            .and_then(Value::as_array)
+            .context("records")?
+            .clone())
+    }
+
+    /// Lets so many crash and waits for as many more records.
+    fn crash(&self, count: usize, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        let before = self.records()?.len();
+        let script = format!("for i in $(seq {count}); do ( {CRASH} ) || exit 1; sleep 0.02; done");
+        let mut crashes = self.machine.command(&["sh", "-c", &script]);
+        let mut crashes = crashes.spawn()?;
+        meanwhile()?;
+        ensure!(crashes.wait()?.success(), "a shim failed: {}", self.log());
+        let all = || (self.records().ok()?.len() >= before + count).then_some(());
+        let recorded = until(PATIENCE, "a record of each crash", all);
+        recorded.with_context(|| {
+            format!(
+                "{} of {count}",
+                self.records().map_or(0, |r| r.len()) - before
+            )
+        })?;
+        assert_eq!(self.records()?.len(), before + count, "one record each");
+        Ok(())
+    }
+}
+
+#[test]
+fn installed_started_again_upgraded_and_removed() -> Result<()> {
+    needs!(Root, Machine);
+    let sandbox = Sandbox::new()?;
+    let [first, second] = ["0.1.0", "0.1.1~next"].map(|version| package(&sandbox, version));
+    let scene = Scene::new(&sandbox)?;
+    let before = scene.kernel()?;
+
+    // Installed: the daemon runs, and no hook was touched.
+    scene.install(&first?)?;
+    scene.is("upcalld.socket", "active")?;
+    scene.is("upcalld.service", "active")?;
+    scene.is("upcalld-hooks.service", "inactive")?;
+    assert_eq!(scene.kernel()?, before);
+    assert!(scene.sh("getent group upcall")?.starts_with("upcall:"));
+    scene.sh("upcallctl status && upcallctl --help && man -w upcallctl")?;
+    scene.crash(1, || Ok(()))?;
+    scene.is_in_the_journal()?;
+
+    // The hook, and the daemon started again while crashes come: none is lost, socket and hook stay.
+    scene
+        .machine
+        .run(&["systemctl", "start", "upcalld-hooks.service"])?;
+    let ours = scene.kernel()?;
+    assert!(
+        ours.starts_with("|/usr/libexec/upcalld/core %P") && ours.ends_with("\n1024\n"),
+        "{ours}"
+    );
+    let socket = || scene.sh("stat -c %i /run/upcalld/upcall.sock");
+    let (inode, pid) = (socket()?, scene.property("upcalld.service", "MainPID")?);
+    scene.crash(20, || {
+        for _ in 0..3 {
+            scene
+                .machine
+                .run(&["systemctl", "restart", "upcalld.service"])?;
+        }
+        Ok(())
+    })?;
+    assert_eq!((socket()?, scene.kernel()?), (inode.clone(), ours.clone()));
+    assert_ne!(scene.property("upcalld.service", "MainPID")?, pid);
+
+    // Killed, it is there again.
+    let pid = scene.property("upcalld.service", "MainPID")?;
+    scene.crash(5, || scene.machine.run(&["kill", "-KILL", &pid]).map(drop))?;
+
+    // Upgraded under crashes: the hook stays where it is.
+    let pid = scene.property("upcalld.service", "MainPID")?;
+    let second = second?;
+    scene.crash(20, || scene.install(&second).map(drop))?;
+    assert_eq!((socket()?, scene.kernel()?), (inode, ours));
+    assert_ne!(scene.property("upcalld.service", "MainPID")?, pid);
+    scene.is("upcalld-hooks.service", "active")?;
+
+    // Removed: what stood there stands there again; records stay until the purge.
+    scene.sh("dpkg -r upcalld")?;
+    assert_eq!(scene.kernel()?, before);
+    assert!(scene.sh("ls /var/lib/upcalld/records")?.lines().count() >= 46);
+    let processes = scene.sh("ps -eo args | grep '[u]pcall' || true")?;
+    assert_eq!(processes, "");
+    scene.sh("dpkg -P upcalld; rm -r /run/systemd/system/upcalld*.d /root/upcalld*")?;
+    assert_eq!(files(&scene.machine)?, Vec::<String>::new(), "afterwards");
+    assert!(scene.sh("getent group upcall").is_err());
+    let failed = scene.machine.run(&[
+        "systemctl",
+        "list-units",
+        "--failed",
+        "--no-legend",
+        "upcall*",
+    ])?;
+    assert_eq!(failed, "");
+    Ok(())
+}
