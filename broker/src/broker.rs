@@ -6,6 +6,7 @@ mod draft;
 mod facts;
 mod follow;
 mod forget;
+mod log;
 mod missed;
 mod perform;
 mod reason;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast};
-use tracing::{info, warn};
+use tracing::warn;
 use upcall_config::decide::{Decision, Verdict, decide};
 use upcall_config::facts::{Facts, Reason};
 use upcall_config::rule::Policy;
@@ -39,7 +40,7 @@ use crate::linux::parse::CgroupLine;
 use crate::metrics::Metrics;
 use crate::resolve::{Container, Resolution, Resolver};
 use crate::store::id;
-use crate::store::record::{self, Outcome, Process, Record};
+use crate::store::record::{self, Process, Record};
 use crate::store::records::{RecordError, Records, now_micros};
 use clock::Clock;
 pub(crate) use clock::monotonic;
@@ -392,7 +393,7 @@ impl Broker {
             warn!("{error}");
         }
         self.metrics.closed(&record);
-        log(&record);
+        log::over(&record);
         drop(self.closed.send(Arc::new(record)));
     }
 
@@ -438,48 +439,6 @@ fn release(kernel: &KernelPipe, shim: &Shim) {
     let mut token = [0; 8];
     let _ = nix::unistd::read(&kernel.claim, &mut token);
     shim.tell(wire::Verdict::Deny { errno: 0, ttl: 0 });
-}
-
-fn log(record: &Record) {
-    let verdict = record.verdict.actions.join(",");
-    let comm = record.process.comm.as_deref().unwrap_or("?");
-    let pid = record.process.pid.unwrap_or(0);
-    let container = record
-        .container
-        .as_ref()
-        .map_or("-".to_owned(), |container| {
-            format!(
-                "{}/{}",
-                container.runtime,
-                container.name.as_deref().unwrap_or(&container.id)
-            )
-        });
-    let held = record.timings_us.held.unwrap_or(0);
-    let (id, kind, outcome) = (&record.id, &record.kind, record.outcome.as_str());
-    let message = record.message.as_deref().unwrap_or("");
-    let line = format!(
-        "{kind} {id}: {comm} {pid} in {container}: {verdict}: {outcome}, held {held} us {message}"
-    );
-    match record.outcome {
-        Outcome::Done | Outcome::Refused | Outcome::Open => {
-            info!(
-                UPCALL_ID = id,
-                UPCALL_KIND = kind,
-                UPCALL_OUTCOME = outcome,
-                UPCALL_PID = pid,
-                "{line}"
-            );
-        }
-        Outcome::Partial | Outcome::Failed | Outcome::Lost | Outcome::Missed => {
-            warn!(
-                UPCALL_ID = id,
-                UPCALL_KIND = kind,
-                UPCALL_OUTCOME = outcome,
-                UPCALL_PID = pid,
-                "{line}"
-            );
-        }
-    }
 }
 
 /// A new record's id.

@@ -37,6 +37,9 @@ use crate::metrics;
 use crate::options::Options;
 use crate::policy::Policies;
 
+/// Of rules that were loaded, or not (journalctl MESSAGE_ID=…).
+const POLICY: &str = "02de504df69140e5b2b2be3c668df400";
+
 /// How long running work may go on after SIGTERM.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -186,12 +189,16 @@ fn reload(control: &Control) {
     }
     if reloaded.replaced {
         info!(
+            MESSAGE_ID = POLICY,
             "{} rules from {} files loaded",
             reloaded.rules,
             reloaded.files.len()
         );
     } else {
-        error!("the rules on disk have mistakes; those loaded before stay (upcallctl check)");
+        error!(
+            MESSAGE_ID = POLICY,
+            "the rules on disk have mistakes; those loaded before stay (upcallctl check)"
+        );
     }
 }
 
@@ -315,7 +322,9 @@ fn start_log(foreground: bool) {
     let filter = EnvFilter::try_from_env("UPCALLD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let journal = (!foreground)
         .then(tracing_journald::layer)
-        .and_then(Result::ok);
+        .and_then(Result::ok)
+        // Fields have the names that people search by.
+        .map(|layer| layer.with_field_prefix(None));
     let stderr = journal.is_none().then(|| {
         fmt::layer()
             .with_writer(std::io::stderr)

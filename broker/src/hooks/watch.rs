@@ -15,6 +15,9 @@ use crate::store::records::now_micros;
 /// How often.
 const EVERY: Duration = Duration::from_secs(30);
 
+/// Of a hook that changed hands (journalctl MESSAGE_ID=…).
+const CHANGED: &str = "2e8f99420ea748a48e3d833e95f9db35";
+
 /// What stands in core_pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CoreState {
@@ -159,15 +162,21 @@ impl HookWatch {
     fn tell(&self, state: &CoreState) {
         let pattern = match state {
             CoreState::NotInstalled => {
-                info!("the core hook is not installed any more");
+                info!(
+                    MESSAGE_ID = CHANGED,
+                    "the core hook is not installed any more"
+                );
                 None
             }
             CoreState::Ours => {
-                info!("core_pattern is ours again");
+                info!(MESSAGE_ID = CHANGED, "core_pattern is ours again");
                 None
             }
             CoreState::Foreign { pattern, .. } => {
-                error!("core is foreign: {pattern} (upcallctl status)");
+                error!(
+                    MESSAGE_ID = CHANGED,
+                    "core is foreign: {pattern} (upcallctl status)"
+                );
                 Some(pattern.clone())
             }
         };
