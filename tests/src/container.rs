@@ -1,6 +1,6 @@
 //! A running container, seen from the host: its processes, its init, its end.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -129,6 +129,36 @@ impl Container {
     /// The runtime or the program fails.
     pub fn exec(&self, words: &[&str]) -> Result<String> {
         run(self.engine.exec(&self.id).args(words))
+    }
+
+    /// Starts a program in it as an admin would, and waits until it waits to crash: the command, which lasts as long as
+    /// the program, and the host's pid of the program.
+    ///
+    /// # Errors
+    /// The runtime fails, or none of its processes becomes one that waits.
+    pub fn attached(&self, words: &[&str]) -> Result<(Child, u32)> {
+        let before = self.waiting()?;
+        let mut exec = self.engine.exec(&self.id);
+        exec.args(words).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = exec.spawn()?;
+        let new = until(PATIENCE, "an attached process", || {
+            let now = self.waiting().ok()?;
+            now.into_iter().find(|pid| !before.contains(pid))
+        });
+        if new.is_err() {
+            drop(child.kill());
+        }
+        Ok((child, new?))
+    }
+
+    /// Processes in its pid namespace that wait to crash.
+    fn waiting(&self) -> Result<Vec<u32>> {
+        let of = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+        let own = of(self.init)?;
+        let pids = std::fs::read_dir("/proc")?.flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let inside = pids.filter(|pid| waits(*pid) && of(*pid).is_ok_and(|pid| pid == own));
+        Ok(inside.collect())
     }
 
     /// Starts a program in it and leaves it; the host's pid of it. runc only.

@@ -78,7 +78,10 @@ impl Docker {
         run(self.client.command().arg("import").arg(&tar).arg(&image))?;
         std::fs::remove_file(&tar)?;
         let mut start = self.client.command();
-        start.args(["run", "--detach", "--network=none", "--name", name]);
+        start.args(["run", "--detach", "--name", name]);
+        if !flags.iter().any(|flag| flag.starts_with("--network")) {
+            start.arg("--network=none");
+        }
         start.arg(&self.cgroup).args(flags).args([&image, "/init"]);
         let id = run(&mut start)?.trim().to_owned();
         let container = Container::new(self.client.clone(), name.to_owned(), id.clone(), root);

@@ -2,6 +2,7 @@
 //! forwarding.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -19,6 +20,7 @@ pub struct Podman {
     called: Option<String>,
     flags: Vec<String>,
     image: bool,
+    pod: Option<(String, PathBuf)>,
 }
 
 /// podman, told what does not depend on how this host is set up.
@@ -40,6 +42,7 @@ impl Podman {
             called: None,
             flags: vec![],
             image: false,
+            pod: None,
         }
     }
 
@@ -66,6 +69,13 @@ impl Podman {
             .flag(&format!("--gidmap=0:{host}:65536"))
     }
 
+    /// In this pod.
+    #[must_use]
+    pub fn pod(mut self, pod: &Pod) -> Self {
+        self.pod = Some((pod.name.clone(), pod.settings.clone()));
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -78,7 +88,11 @@ impl Podman {
         std::fs::create_dir(&place).with_context(|| format!("a second {}", self.name))?;
         let root = Rootfs::create(sandbox, place.join("root"))?;
         // A cgroup namespace or not is otherwise the host's cgroup version's business.
-        let mut start = podman(["run", "--detach", "--network=none", "--cgroupns=host"]);
+        let mut start = podman(["run", "--detach", "--cgroupns=host"]);
+        match &self.pod {
+            Some((pod, settings)) => start.arg("--pod").arg(pod).env(SETTINGS, settings),
+            None => start.arg("--network=none"),
+        };
         start.args(["--name", &name]);
         // Without CAP_SYS_RESOURCE podman's own default limits cannot be set.
         start.args(["--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096"]);
@@ -104,6 +118,76 @@ impl Podman {
         let (pid, conmon) = pids.trim().split_once(' ').context("podman inspect")?;
         container.orphan(conmon.parse()?);
         container.with_id(id).with_init(pid.parse()?, true)
+    }
+}
+
+/// Where podman is told what to read instead of containers.conf.
+const SETTINGS: &str = "CONTAINERS_CONF";
+
+/// A pod with an infra container; removed when dropped, after the containers in it.
+#[derive(Debug)]
+pub struct Pod {
+    name: String,
+    settings: PathBuf,
+}
+
+impl Pod {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// podman fails; the error has what it said.
+    pub fn create(sandbox: &Sandbox, name: &str) -> Result<Self> {
+        let name = format!("{}-{name}", sandbox.tag());
+        let settings = sandbox.path("containers.conf");
+        // Without CAP_SYS_RESOURCE podman's own default limits cannot be set, and a pod has no flag for others.
+        let text = "[containers]\ndefault_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]\n";
+        std::fs::write(&settings, text)?;
+        let root = Rootfs::create(sandbox, sandbox.path("bundles").join(&name))?;
+        let tar = sandbox.path("infra.tar");
+        run(command("tar")
+            .arg("-C")
+            .arg(root.path())
+            .arg("-cf")
+            .arg(&tar)
+            .arg("."))?;
+        let entry = "--change=ENTRYPOINT [\"/bin/sleep\",\"100000\"]";
+        run(podman(["import", "--quiet", entry])
+            .arg(&tar)
+            .arg(image(&name)))?;
+        let pod = Self { name, settings };
+        let mut create = podman(["pod", "create", "--network=none", "--infra-image"]);
+        create.arg(image(&pod.name)).args(["--name", &pod.name]);
+        run(create.env(SETTINGS, &pod.settings))?;
+        Ok(pod)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// podman's id of it.
+    ///
+    /// # Errors
+    /// podman fails.
+    pub fn id(&self) -> Result<String> {
+        let format = "--format={{.ID}}";
+        Ok(run(&mut podman(["pod", "inspect", format, &self.name]))?
+            .trim()
+            .to_owned())
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let patience = std::time::Duration::from_secs(3);
+        drop(crate::command::until(patience, "a pod's end", || {
+            run(&mut podman([
+                "pod", "rm", "--force", "--time=0", &self.name,
+            ]))
+            .ok()
+        }));
+        drop(run(&mut podman(["rmi", "--force", &image(&self.name)])));
     }
 }
 

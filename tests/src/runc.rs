@@ -21,10 +21,12 @@ pub struct Runc {
 }
 
 /// Which program it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Program {
     Runc,
     Crun,
+    /// runc of a user's, with his state in this directory.
+    Rootless(u32, PathBuf),
 }
 
 /// crun takes cgroup v1 or v2, and refuses a host that has both; there it is shown the old ones alone.
@@ -32,9 +34,17 @@ const WITHOUT_CGROUP2: &str =
     "mount --make-rprivate /sys/fs/cgroup && umount /sys/fs/cgroup/unified && exec \"$@\"";
 
 impl Program {
-    fn command(self) -> Command {
+    fn command(&self) -> Command {
         let name = self.word();
-        if self == Self::Runc || !Path::new("/sys/fs/cgroup/unified").exists() {
+        if let Self::Rootless(uid, root) = self {
+            let mut user = command("setpriv");
+            user.arg(format!("--reuid={uid}"));
+            user.arg(format!("--regid={uid}"));
+            user.args(["--clear-groups", "--", name, "--root"])
+                .arg(root);
+            return user;
+        }
+        if *self == Self::Runc || !Path::new("/sys/fs/cgroup/unified").exists() {
             return command(name);
         }
         let mut wrapped = command("unshare");
@@ -53,7 +63,7 @@ impl Program {
 impl Engine for Program {
     fn word(&self) -> &'static str {
         match self {
-            Self::Runc => "runc",
+            Self::Runc | Self::Rootless(..) => "runc",
             Self::Crun => "crun",
         }
     }
@@ -123,6 +133,17 @@ impl Runc {
         self
     }
 
+    /// By runc of a user who is not root: one id is mapped, and the cgroup is the one he has.
+    #[must_use]
+    pub fn rootless(mut self, sandbox: &Sandbox, uid: u32) -> Self {
+        let own = sandbox.path(format!("users/{uid}"));
+        self.program = Program::Rootless(uid, own.join("runc"));
+        self.with(|bundle| {
+            bundle.user_namespace = Some(uid);
+            bundle.mapped = 1;
+        })
+    }
+
     /// With this annotation.
     #[must_use]
     pub fn annotation(self, key: &str, value: &str) -> Self {
@@ -157,7 +178,15 @@ impl Runc {
             bundle.join("config.json"),
             serde_json::to_vec_pretty(&config)?,
         )?;
-        let pid_file = bundle.join("pid");
+        let pid_file = match &self.program {
+            Program::Rootless(uid, root) => {
+                let own = root.parent().context("a user's directory")?;
+                std::fs::create_dir_all(own)?;
+                std::os::unix::fs::chown(own, Some(*uid), Some(*uid))?;
+                own.join("pid")
+            }
+            Program::Runc | Program::Crun => bundle.join("pid"),
+        };
         let mut runc = self.program.command();
         runc.args(["run", "--detach", "--pid-file"]).arg(&pid_file);
         runc.arg("--bundle").arg(&bundle).arg(&id);

@@ -16,6 +16,9 @@ use crate::linux::secure::{Directory, OpenError};
 /// The largest state file that is read; runc's have 6 to 60 KiB.
 const STATE_MAX: u64 = 4 << 20;
 
+/// The same of a user's own, who can make them as long as he likes.
+const USERS_STATE_MAX: u64 = 256 << 10;
+
 /// How many containers' states are looked through at most.
 pub(crate) const SCAN_MAX: usize = 10_000;
 
@@ -99,6 +102,23 @@ impl Root {
         self.read(id, &directory)
     }
 
+    /// The roots of a user who runs containers without root: below /run/user/UID, whatever he has put there.
+    pub fn of_user(users: &std::path::Path, uid: u32) -> [Self; 2] {
+        let own = users.join(uid.to_string());
+        [(Runtime::Runc, "runc"), (Runtime::Crun, "crun")].map(|(runtime, name)| Self {
+            runtime,
+            path: own.join(name),
+            owner: uid,
+        })
+    }
+
+    fn state_max(&self) -> u64 {
+        match self.owner {
+            0 => STATE_MAX,
+            _ => USERS_STATE_MAX,
+        }
+    }
+
     /// Ids of all its containers, as far as their number is sane.
     pub fn ids(&self) -> Vec<Vec<u8>> {
         let Ok(directory) = self.open() else {
@@ -158,7 +178,7 @@ impl Root {
     fn read(&self, id: &[u8], directory: &Directory) -> Result<Claim, StateError> {
         for file in FILES {
             let path = || self.path.join(OsStr::from_bytes(id)).join(file);
-            let bytes = match directory.read(file, STATE_MAX) {
+            let bytes = match directory.read(file, self.state_max()) {
                 Ok(bytes) => bytes,
                 Err(error) if error.is_absent() => continue,
                 Err(source) => {
@@ -167,7 +187,7 @@ impl Root {
                 }
             };
             let parsed = if file == "status" {
-                crun(self, id, &bytes, || config(directory))
+                crun(self, id, &bytes, || config(directory, self.state_max()))
             } else {
                 runc(self, &bytes)
             };
@@ -265,8 +285,8 @@ struct Config {
     hostname: String,
 }
 
-fn config(directory: &Directory) -> Option<Config> {
-    let bytes = directory.read("config.json", STATE_MAX).ok()?;
+fn config(directory: &Directory, max: u64) -> Option<Config> {
+    let bytes = directory.read("config.json", max).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 

@@ -50,7 +50,7 @@ impl Resolver {
     }
 
     fn past_by_cgroup(&self, past: &Past, declared: &[Declared], resolution: &mut Resolution) {
-        let sources = Sources::new(self, declared);
+        let sources = Sources::new(self, declared, None);
         let paths = past.cgroups.iter().map(|line| line.path.as_slice());
         for nominee in paths.filter(|path| *path != b"/").flat_map(names::nominees) {
             for claim in sources.claims(&nominee, &mut Vec::new()) {

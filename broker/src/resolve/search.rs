@@ -35,10 +35,12 @@ impl<'a> Search<'a> {
         origin: &'a Origin,
         declared: &'a [Declared],
     ) -> Self {
+        let user = origin.namespaces.get(Ns::User);
+        let owner = user.and_then(|user| user.owner_below(resolver.host.id(Ns::User)).ok());
         Self {
             resolver,
             origin,
-            sources: Sources::new(resolver, declared),
+            sources: Sources::new(resolver, declared, owner),
             resolution: Resolution::default(),
         }
     }
@@ -88,7 +90,8 @@ impl<'a> Search<'a> {
         let cgroups = init_of(self.origin, &self.resolver.host).unwrap_or_default();
         for line in cgroups.iter().filter(|line| line.path != b"/") {
             for nominee in names::nominees(&line.path) {
-                for claim in self.sources.claims(&nominee, &mut Vec::new()) {
+                let claims = self.sources.claims(&nominee, &mut Vec::new());
+                for claim in claims.into_iter().filter(|claim| claim.owner == 0) {
                     let Ok(leader) = Leader::open(&claim.init, &self.resolver.host) else {
                         continue;
                     };

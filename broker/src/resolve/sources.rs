@@ -17,16 +17,25 @@ pub(super) struct Sources<'a> {
     resolver: &'a Resolver,
     /// OCI runtimes' state directories.
     roots: Vec<Root>,
+    /// Those of the user whose namespaces the process lives in.
+    of_user: Vec<Root>,
     admin: Admin<'a>,
     /// How long LXC's monitors may still be waited for.
     patience: Cell<Duration>,
 }
 
 impl<'a> Sources<'a> {
-    pub(super) fn new(resolver: &'a Resolver, declared: &'a [Declared]) -> Self {
+    pub(super) fn new(
+        resolver: &'a Resolver,
+        declared: &'a [Declared],
+        owner: Option<u32>,
+    ) -> Self {
+        let of_user = owner.filter(|uid| *uid != 0);
+        let of_user = of_user.map(|uid| Root::of_user(&resolver.users, uid).to_vec());
         Self {
             resolver,
             roots: resolver.oci_roots(),
+            of_user: of_user.unwrap_or_default(),
             admin: resolver.admin(declared),
             patience: Cell::new(PATIENCE),
         }
@@ -51,6 +60,9 @@ impl<'a> Sources<'a> {
         }
         claims.extend(self.resolver.machines.of_unit(nominee.component));
         claims.extend(self.admin.claims(nominee, refused));
+        // What a user says about his own comes last: it is never believed before root's word.
+        let his = self.of_user.iter();
+        claims.extend(his.filter_map(|root| root.get(&nominee.id).ok()));
         claims
     }
 

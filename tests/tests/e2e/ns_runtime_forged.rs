@@ -6,12 +6,13 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use upcall_e2e::cgroup::{Child, cgroup2};
+use upcall_e2e::cgroup::{Child, cgroup2, mounted};
 use upcall_e2e::docker::Docker;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::lxc::{self, Lxc};
 use upcall_e2e::needs;
 use upcall_e2e::registered::Registered;
+use upcall_e2e::runc::Runc;
 
 use crate::canary::{ANYWHERE, canary, host_only, sang};
 use crate::ns_runtime_oci::found;
@@ -99,5 +100,38 @@ fn whoever_listens_in_the_place_of_lxcs_monitor_is_not_believed() -> Result<()> 
         drop(fake);
         drop(cgroup);
     }
+    scene.end()
+}
+
+#[test]
+fn one_process_may_have_another_path_in_each_hierarchy() -> Result<()> {
+    needs!(Root, Runc, FreezerV1);
+    let scene = Scene::new(ANYWHERE)?;
+    let place = format!("/{}/jobs/web", scene.sandbox.tag());
+    let container = Runc::new("web")
+        .user_namespace()
+        .with(|bundle| bundle.cgroup = Some(place))
+        .root(canary())
+        .start(&scene.sandbox)?;
+    let alice = Runc::new("alice").user_namespace().start(&scene.sandbox)?;
+    let process = container.victim(&[])?;
+    let leader = container.leader()?;
+    let mut made = vec![];
+    // Of its own making in some, as its init's in others, and in one named like another container.
+    for (hierarchy, name) in [("pids", alice.id()), ("freezer", "deep"), ("", "payload")] {
+        let mount = mounted(hierarchy).context("a hierarchy")?;
+        let path = leader.cgroup_path(hierarchy).context("a path")?;
+        let child = Child::of(&mount.join(path.trim_start_matches('/')), name)?;
+        child.take(process)?;
+        made.push(child);
+    }
+    let (record, _) = scene.dump(&CoreDump::of(process)?)?;
+    assert_eq!(found(&record)?.id, container.id(), "{record:?}");
+    assert!(
+        sang(container.root()) && record.verdict.host_only.is_none(),
+        "{record:?}"
+    );
+    drop(made);
+    drop((alice, container));
     scene.end()
 }
