@@ -107,7 +107,7 @@ pub(crate) enum Hook {
 /// What is generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Generated {
-    /// upcallctl.8
+    /// upcallctl.8, upcalld.8
     Man,
     /// For bash, zsh and fish.
     Completions,
@@ -161,7 +161,7 @@ pub(crate) enum Command {
         /// Only this hook
         hook: Option<Hook>,
     },
-    /// Write the man page or the completions
+    /// Write the man pages or the completions
     #[command(hide = true)]
     Generate {
         /// Which

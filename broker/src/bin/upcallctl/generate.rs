@@ -1,4 +1,4 @@
-//! The man page and the completions, from the one definition of the command line.
+//! The man pages and the completions, from the one definition of the command line.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,8 @@ use clap_mangen::roff::{Roff, bold, italic, roman};
 
 use crate::cli::{Cli, Generated};
 use crate::failure::Failure;
+
+mod daemon;
 
 /// Runs the command.
 pub(crate) fn run(what: Generated, directory: &Path) -> Result<(), Failure> {
@@ -22,7 +24,8 @@ pub(crate) fn run(what: Generated, directory: &Path) -> Result<(), Failure> {
                 path: PathBuf::from("upcallctl.8"),
                 source,
             })?;
-            write("upcallctl.8", page)
+            write("upcallctl.8", page)?;
+            write("upcalld.8", daemon::page().to_roff().into_bytes())
         }
         Generated::Completions => {
             for (shell, name) in [
@@ -217,12 +220,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_man_page_in_docs_is_current() {
-        let page = String::from_utf8(page().unwrap()).unwrap();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/man/upcallctl.8");
+    fn the_man_pages_in_docs_are_current() {
+        current("upcallctl.8", &String::from_utf8(page().unwrap()).unwrap());
+        current("upcalld.8", &daemon::page().to_roff());
+    }
+
+    #[test]
+    fn every_option_of_the_daemon_is_in_its_page() {
+        let page = daemon::page().to_roff().replace('\\', "");
+        let words = upcalld::options::HELP.split([' ', ',', '\n']);
+        let options: Vec<_> = words.filter(|word| word.starts_with("--")).collect();
+        assert!(options.len() >= 8, "{options:?}");
+        for option in options {
+            assert!(page.contains(option), "{option}: {page}");
+        }
+    }
+
+    fn current(name: &str, page: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../docs/man")
+            .join(name);
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, &page).unwrap();
+            std::fs::write(&path, page).unwrap();
         }
         let found = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
