@@ -101,6 +101,9 @@ fn what_we_are_made_of_crashes_without_calling_itself() -> Result<()> {
     })?;
     ours.push(shim);
     kill(pid_of(shim), Signal::SIGSEGV)?;
+    until(Duration::from_secs(5), "the shim's end", || {
+        (!runs(shim)).then_some(())
+    })?;
     scene.daemon.signal(Signal::SIGCONT)?;
     let record = scene.daemon.records().of(victim)?;
     assert_eq!(record.outcome, Outcome::Lost, "{record:?}");
