@@ -49,6 +49,9 @@ use draft::Draft;
 use missed::Missed;
 use refusals::Refusals;
 
+/// Late upcalls that are remembered until their cores are taken in.
+const LATE_MAX: usize = 4096;
+
 /// A child that is to crash for a self-test is expected for this long.
 const SELF_TEST: Duration = Duration::from_secs(10);
 
@@ -99,6 +102,8 @@ pub struct Broker {
     node: String,
     /// This boot's id, as the shim writes it.
     boot: Vec<u8>,
+    /// Records of upcalls that we were too late for, and when they were: what of them is in the spool replaces them.
+    late: Mutex<HashMap<String, u64>>,
     /// Something was left to a shim.
     spooled: Notify,
     missed: Missed,
@@ -143,6 +148,7 @@ impl Broker {
             metrics: Metrics::default(),
             self_tests: Mutex::default(),
             boot: boot.trim().as_bytes().to_vec(),
+            late: Mutex::default(),
             spooled: Notify::new(),
             missed: Missed::default(),
             node: node.trim().to_owned(),
@@ -219,6 +225,7 @@ impl Broker {
     pub fn late(&self, late: &Late) {
         self.missed.answered(late.words.facts().pid, late.started);
         let id = late.id.map(id::text);
+        let mut known = self.late.lock().unwrap_or_else(PoisonError::into_inner);
         // The shim may have been faster, and what it kept was taken in.
         if let Some(id) = &id
             && self.records.find(id).is_ok_and(|found| found.is_some())
@@ -238,6 +245,10 @@ impl Broker {
         draft.late(late.kept);
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
+        if late.kept && known.len() < LATE_MAX {
+            known.insert(record.id.clone(), micros);
+        }
+        drop(known);
         self.told(record, result);
         if late.kept {
             self.spooled.notify_one();

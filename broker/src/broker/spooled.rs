@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -173,7 +174,13 @@ impl Broker {
             None => {}
         }
         let (record, micros) = draft.finish();
-        match self.records.write(&record, micros) {
+        let written = {
+            // It may have come too late to be answered, and just now been read.
+            let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+            let micros = late.remove(&id).unwrap_or(micros);
+            self.records.write(&record, micros)
+        };
+        match written {
             Ok(()) => {
                 self.stop_at("recorded");
                 self.told(record, Ok(()));
