@@ -138,7 +138,7 @@ impl Broker {
         let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Self {
-            resolver: Resolver::new(&settings.runtimes)?,
+            resolver: Resolver::new(&settings.runtimes, Some(launcher.cgroups()))?,
             admit: Admit::new(settings.limits),
             records: Records::create(&places.state)?,
             cores: File::open(&cores)?,

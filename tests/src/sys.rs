@@ -1,9 +1,8 @@
-//! What happens when somebody ends a test or the demo from outside, and a system call that nix does not wrap: the
-//! harness's only unsafe.
+//! What happens when somebody ends a test or the demo from outside: the harness's only unsafe.
 
 #![expect(
     unsafe_code,
-    reason = "signal handlers and a system call; the harness's other modules are without"
+    reason = "signal handlers; the harness's other modules are without"
 )]
 
 use std::ffi::CStr;
@@ -87,22 +86,4 @@ fn end_by(signal: libc::c_int) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: raise takes a number.
     unsafe { libc::raise(signal) };
-}
-
-/// Gives a file or directory an extended attribute (setxattr(2)).
-///
-/// # Errors
-/// As setxattr(2).
-pub fn set_attribute(path: &CStr, name: &CStr, value: &[u8]) -> Result<(), Errno> {
-    // SAFETY: setxattr reads two terminated strings and as many bytes as the value has; the borrows outlive it.
-    let result = unsafe {
-        libc::setxattr(
-            path.as_ptr(),
-            name.as_ptr(),
-            value.as_ptr().cast(),
-            value.len(),
-            0,
-        )
-    };
-    Errno::result(result).map(drop)
 }

@@ -150,7 +150,7 @@ pub struct Launcher {
     link: Connection,
     pid: u32,
     waiting: Mutex<HashMap<Vec<u8>, mpsc::UnboundedSender<Report>>>,
-    cgroups: Cgroups,
+    cgroups: Arc<Cgroups>,
     programs: Programs,
     store: SealedProgram,
 }
@@ -178,10 +178,15 @@ impl Launcher {
             pid: process.pid(),
             link: Connection::new(process.socket)?,
             waiting: Mutex::default(),
-            cgroups,
+            cgroups: Arc::new(cgroups),
             programs: Programs::default(),
             store,
         })
+    }
+
+    /// Mounts of the cgroup hierarchies, made before we gave up what that takes.
+    pub fn cgroups(&self) -> Arc<Cgroups> {
+        Arc::clone(&self.cgroups)
     }
 
     /// The launcher's pid.

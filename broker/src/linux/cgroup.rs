@@ -113,20 +113,6 @@ impl Cgroups {
         Ok(v1)
     }
 
-    /// The directory of a cgroup in the hierarchy that systemd keeps its units in: cgroup2, or v1's `name=systemd`.
-    ///
-    /// # Errors
-    /// `ENOENT` where there is none by this path.
-    pub fn systemds(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let read = |mount: BorrowedFd<'_>| {
-            open_beneath(mount, path, "", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
-        };
-        read(self.unified.as_fd()).or_else(|errno| {
-            let own = self.v1.get(b"name=systemd".as_slice());
-            own.map_or(Err(errno), |mount| read(mount.as_fd()))
-        })
-    }
-
     /// Processes in a cgroup and below it, from the first hierarchy that has any in one by this path.
     ///
     /// # Errors

@@ -1,17 +1,16 @@
 //! Containers that the admin declares, `[[container]]`: what no runtime registers.
 //!
-//! Who their init is nobody has written down, but for a pid file. A unit's is the oldest process of its cgroup: systemd ends
-//! what ExecStartPre left before it starts the main process, everything later is a child of that, and nobody but root
-//! moves older processes into it. That a cgroup is the unit's is not its name: it must be where systemd makes units,
-//! below slices alone, and have the invocation's id in `trusted.invocation_id`, which nobody without CAP_SYS_ADMIN over
-//! the host can write (xattr(7)), as systemd has it in /run/systemd/units (systemd.exec(5), INVOCATION_ID).
+//! Who their init is nobody has written down, but for a pid file. A unit's is the oldest process of its cgroup: systemd
+//! ends what ExecStartPre left before it starts the main process, everything later is a child of that, and nobody but
+//! root moves older processes into it. A cgroup is the unit's if it is where systemd makes units, below slices alone:
+//! those are systemd's own, it gives nobody else leave to make cgroups in them (systemd's rules of delegation: services
+//! and scopes only). And systemd must say that the unit runs: it has the invocation in /run/systemd/units.
 //!
 //! A pid file has a number and no start time. But its number was its writer's when it was written; so a process that
 //! started after that is another one, and one that started before is the one that is meant.
 
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,7 +24,6 @@ use crate::linux::cgroup::Cgroups;
 use crate::linux::parse;
 use crate::linux::procdir::ProcDir;
 use crate::linux::secure::{self, Directory, OpenError};
-use crate::linux::sys;
 
 /// Ticks a second in /proc/PID/stat: USER_HZ, which is 100 on every architecture that Debian has.
 const TICKS: u64 = 100;
@@ -98,21 +96,17 @@ impl Admin<'_> {
     }
 
     fn unit(&self, unit: &str, root: &[u8]) -> Result<(Init, &'static str), String> {
-        let cgroups = self.cgroups.ok_or("no cgroups can be looked into")?;
         let mut above = root.split(|byte| *byte == b'/').rev().skip(1);
         if !above.all(|part| part.is_empty() || part.ends_with(b".slice")) {
-            return Err("this cgroup is not where systemd makes units".to_owned());
+            let why = "forged cgroup name: this is not where systemd makes units";
+            return Err(why.to_owned());
         }
-        let running = Directory::open(self.units)
-            .ok()
-            .and_then(|units| units.link(OsStr::new(&format!("invocation:{unit}"))).ok())
-            .ok_or("systemd does not say that it is running")?;
-        let directory = cgroups.systemds(root);
-        let mark =
-            directory.and_then(|cgroup| sys::attribute(cgroup.as_fd(), c"trusted.invocation_id"));
-        if mark.as_deref() != Ok(running.as_encoded_bytes()) {
-            return Err("forged cgroup name: this cgroup is not systemd's".to_owned());
-        }
+        let notes = Directory::open(self.units).ok();
+        let running = notes.and_then(|units| {
+            let link = format!("invocation:{unit}");
+            units.link(OsStr::new(&link)).ok()
+        });
+        running.ok_or("systemd does not say that it is running")?;
         self.oldest(root, "unit")
     }
 

@@ -26,6 +26,7 @@ mod search;
 mod sources;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use upcall_config::facts::{ContainerFacts, Reason, Runtime, UserNamespace};
 use upcall_config::rule::Declared;
@@ -57,7 +58,7 @@ pub struct Resolver {
     machines: Machines,
     units: PathBuf,
     users: PathBuf,
-    cgroups: Option<Cgroups>,
+    cgroups: Option<Arc<Cgroups>>,
     podman: Podman,
     host: NsSet,
 }
@@ -91,11 +92,14 @@ pub struct Resolution {
 }
 
 impl Resolver {
-    /// Reads our own namespaces, which are the host's.
+    /// Reads our own namespaces, which are the host's. `cgroups`: to find what lives in those that the admin declares.
     ///
     /// # Errors
     /// As open(2) on /proc/self/ns.
-    pub fn new(settings: &RuntimeSettings) -> Result<Self, nix::errno::Errno> {
+    pub fn new(
+        settings: &RuntimeSettings,
+        cgroups: Option<Arc<Cgroups>>,
+    ) -> Result<Self, nix::errno::Errno> {
         let roots = |runtime, paths: &[PathBuf]| -> Vec<Root> {
             paths.iter().map(|path| Root::new(runtime, path)).collect()
         };
@@ -126,7 +130,7 @@ impl Resolver {
             machines: Machines(settings.machines.clone()),
             units: settings.units.clone(),
             users: settings.users.clone(),
-            cgroups: Cgroups::mount().ok(),
+            cgroups,
             podman: Podman::new(&settings.podman_graphroot),
             host: NsSet::own()?,
         })
@@ -176,7 +180,7 @@ impl Resolver {
     fn admin<'a>(&'a self, declared: &'a [Declared]) -> Admin<'a> {
         Admin {
             declared,
-            cgroups: self.cgroups.as_ref(),
+            cgroups: self.cgroups.as_deref(),
             units: &self.units,
         }
     }

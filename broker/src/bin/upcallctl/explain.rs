@@ -1,8 +1,11 @@
 //! `upcallctl explain`: which rule would take an upcall, and why; what would run. Nothing is run.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use upcalld::explain;
 use upcalld::explain::{Explainer, Explanation, Question, Subject};
+use upcalld::linux::cgroup::Cgroups;
 use upcalld::policy;
 use upcalld::resolve::Resolver;
 
@@ -68,7 +71,8 @@ fn here(context: &Context, question: &Question) -> Result<(Explanation, Policy),
     }
     let loaded = policy::check(&context.config);
     let policy = loaded.policy.as_ref().ok_or(Failure::NoRules)?;
-    let resolver = Resolver::new(&loaded.settings.runtimes);
+    let cgroups = Cgroups::mount().ok().map(Arc::new);
+    let resolver = Resolver::new(&loaded.settings.runtimes, cgroups);
     let resolver = resolver.map_err(|errno| Failure::Odd(format!("/proc/self/ns: {errno}")))?;
     let hook = context.hook_file();
     let explainer = Explainer {

@@ -113,25 +113,6 @@ pub fn namespace_owner_uid(namespace: BorrowedFd<'_>) -> Result<u32, Errno> {
     Errno::result(result).map(|_| uid)
 }
 
-/// The extended attribute `name` of an open file, at most 64 bytes of it (fgetxattr(2)).
-///
-/// # Errors
-/// As fgetxattr(2): `ENODATA` where there is none, `ERANGE` for a longer one.
-pub fn attribute(file: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>, Errno> {
-    let mut value = vec![0_u8; 64];
-    // SAFETY: fgetxattr reads one terminated string and writes at most as many bytes as the buffer has.
-    let length = unsafe {
-        libc::fgetxattr(
-            file.as_raw_fd(),
-            name.as_ptr(),
-            value.as_mut_ptr().cast(),
-            value.len(),
-        )
-    };
-    value.truncate(usize::try_from(Errno::result(length)?).unwrap_or(0));
-    Ok(value)
-}
-
 /// The pid, in the caller's pid namespace, of the process that is `pid` in the pid namespace `namespace`
 /// (`NS_GET_TGID_FROM_PIDNS`, 6.11).
 ///
