@@ -154,7 +154,10 @@ impl Runtime {
             matches!(self, Self::Containerd | Self::Docker | Self::Podman)
         } else if field == Field::ContainerLabel {
             // podman has labels only in its database, which is no format for others to read.
-            matches!(self, Self::Podman | Self::Lxc | Self::Nspawn | Self::Admin)
+            matches!(
+                self,
+                Self::Podman | Self::Lxc | Self::Incus | Self::Nspawn | Self::Admin
+            )
         } else {
             false
         }
