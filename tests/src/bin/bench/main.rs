@@ -11,6 +11,7 @@
 
 mod crash;
 mod idle;
+mod records;
 mod shim;
 mod stats;
 mod storm;
@@ -36,7 +37,7 @@ fn run() -> Result<()> {
         directory: std::path::PathBuf::new(),
         daemon: std::path::PathBuf::new(),
     };
-    let mut rounds = 15;
+    let (mut rounds, mut only) = (15, None);
     while let Some(word) = words.next() {
         let value = words
             .next()
@@ -45,8 +46,9 @@ fn run() -> Result<()> {
             "--libexec" => programs.directory = std::path::absolute(value)?,
             "--daemon" => programs.daemon = std::path::absolute(value)?,
             "--rounds" => rounds = value.parse()?,
+            "--only" => only = Some(value),
             _ => anyhow::bail!(
-                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N]"
+                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|storm|records|idle]"
             ),
         }
     }
@@ -54,8 +56,21 @@ fn run() -> Result<()> {
         "upcalld bench: medians of one run; {} processors\n",
         std::thread::available_parallelism()?
     );
-    crash::run(&programs, rounds)?;
-    shim::run(&programs, rounds * 20)?;
-    storm::run(&programs, rounds)?;
-    idle::run(&programs)
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    if wanted("crash") {
+        crash::run(&programs, rounds)?;
+    }
+    if wanted("shim") {
+        shim::run(&programs, rounds * 20)?;
+    }
+    if wanted("storm") {
+        storm::run(&programs, rounds)?;
+    }
+    if wanted("records") {
+        records::run(&programs)?;
+    }
+    if wanted("idle") {
+        idle::run(&programs)?;
+    }
+    Ok(())
 }
