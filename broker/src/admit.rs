@@ -16,6 +16,9 @@ use upcall_config::settings::LimitSettings;
 /// How long an upcall waits for a place: below the shim's own deadline of two seconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long an upcall waits for the one before it of its tenant.
+const TURN: Duration = Duration::from_millis(50);
+
 /// Upcalls of one container that wait for a place; more are refused at once.
 const WAITING_MAX: usize = 64;
 
@@ -79,6 +82,7 @@ pub struct Ticket {
     _global: OwnedSemaphorePermit,
     _tenant: OwnedSemaphorePermit,
     _rule: Option<OwnedSemaphorePermit>,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// All limits.
@@ -94,6 +98,7 @@ pub struct Admit {
 struct Places {
     semaphore: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    turn: Arc<Semaphore>,
     used: Instant,
 }
 
@@ -182,7 +187,7 @@ impl Admit {
             None => None,
         };
         let per_container = self.settings.per_container;
-        let (places, waiting) = self.places(tenant);
+        let [places, waiting, turn] = self.places(tenant);
         let crowded = || Refused::Limit {
             reason: Reason::Concurrency,
             message: format!(
@@ -204,10 +209,14 @@ impl Admit {
             let permit = tokio::time::timeout(PATIENCE, global.acquire_owned()).await;
             permit.ok().and_then(Result::ok).ok_or(Refused::Overload)?
         };
+        // One after the other, so that a storm of one leaves the processors to others; what takes longer, as a helper
+        // that uploads, holds up its own for a moment only.
+        let turn = tokio::time::timeout(TURN, turn.acquire_owned()).await;
         Ok(Ticket {
             _global: global,
             _tenant: tenant,
             _rule: rule,
+            _turn: turn.ok().and_then(Result::ok),
         })
     }
 
@@ -237,7 +246,7 @@ impl Admit {
         }
     }
 
-    fn places(&self, tenant: &Tenant) -> (Arc<Semaphore>, Arc<Semaphore>) {
+    fn places(&self, tenant: &Tenant) -> [Arc<Semaphore>; 3] {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         // Strong count 1 is ours alone: nobody of theirs is here or waits.
@@ -249,10 +258,11 @@ impl Admit {
         let places = tenants.entry(tenant.clone()).or_insert_with(|| Places {
             semaphore: Arc::new(Semaphore::new(per_container)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            turn: Arc::new(Semaphore::new(1)),
             used: now,
         });
         places.used = now;
-        (Arc::clone(&places.semaphore), Arc::clone(&places.waiting))
+        [&places.semaphore, &places.waiting, &places.turn].map(Arc::clone)
     }
 
     fn enter_rule(
