@@ -26,10 +26,10 @@ COMPLETIONS := share/bash-completion/completions/upcallctl share/zsh/vendor-comp
 
 # Debian packages.
 BUILD_PACKAGES := gcc libc6-dev
-DEMO_PACKAGES  := $(BUILD_PACKAGES) runc podman conmon busybox-static util-linux
+DEMO_PACKAGES  := $(BUILD_PACKAGES) runc/runc podman/podman conmon/conmon busybox-static util-linux
 # Runtimes that only tests use; `make check RUNTIME_PACKAGES=` leaves them out, and says which tests that leaves out.
-# A name with a `?` is installed where this Debian has it.
-RUNTIME_PACKAGES := crun uidmap containerd docker.io docker-cli? lxc systemd-container dbus python3-grpcio
+# A name with a `?` is installed where this Debian has it; behind a slash: the program that makes it superfluous.
+RUNTIME_PACKAGES := crun uidmap containerd/containerd docker.io/dockerd docker-cli?/docker lxc systemd-container dbus python3-grpcio
 CHECK_PACKAGES := $(DEMO_PACKAGES) binutils systemd $(RUNTIME_PACKAGES)
 
 .PHONY: help build helpers test-programs bench-peer demo check check-host bench fuzz install uninstall deb clean
