@@ -55,7 +55,7 @@ impl Standing {
             ),
             gauge(
                 "running",
-                "Upcalls that hold a place of limits.concurrent self.",
+                "Upcalls that hold a place of limits.concurrent.",
                 float(self.running),
             ),
             family(
