@@ -131,7 +131,7 @@ impl Cgroups {
         Err(Errno::ENOENT)
     }
 
-    /// Ends everything in the child `name` of a process's cgroup2 cgroup or of one above it, or of [`LIMITED`], and takes
+    /// Ends everything in the child `name` of a process's cgroup2 cgroup or of one above it, or of `/upcalld`, and takes
     /// the child away: what is left of a helper whose keeper was killed. Waits a moment for those who end.
     pub fn end_child(&self, place: &[CgroupLine], name: &str) {
         for mount in std::iter::once(self.unified.as_fd()).chain(self.memory_v1()) {
@@ -162,7 +162,7 @@ impl Cgroups {
         self.unified(&self.own)
     }
 
-    /// Where helpers are whose memory is limited: [`LIMITED`], made if need be. Not our own cgroup, since cgroup2 gives
+    /// Where helpers are whose memory is limited: `/upcalld`, made if need be. Not our own cgroup, since cgroup2 gives
     /// controllers only to children of a cgroup without processes (cgroups(7), "no internal processes").
     ///
     /// # Errors
@@ -182,7 +182,7 @@ impl Cgroups {
         Ok(Limited { unified, memory_v1 })
     }
 
-    /// Takes [`LIMITED`] away again, if nobody is in it.
+    /// Takes `/upcalld` away again, if nobody is in it.
     pub fn remove_limited(&self) {
         for mount in std::iter::once(self.unified.as_fd()).chain(self.memory_v1()) {
             let _ = unlinkat(mount, LIMITED, UnlinkatFlags::RemoveDir);
@@ -200,7 +200,7 @@ impl Cgroups {
     }
 }
 
-/// Makes [`LIMITED`] in this hierarchy, if need be, and opens it.
+/// Makes `/upcalld` in this hierarchy, if need be, and opens it.
 fn made(mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     match mkdirat(mount, LIMITED, Mode::from_bits_truncate(0o755)) {
         Ok(()) | Err(Errno::EEXIST) => directory(mount, format!("/{LIMITED}").as_bytes()),

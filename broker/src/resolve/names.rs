@@ -70,7 +70,7 @@ pub struct Nominee<'a> {
 /// processes may make thousands, each in the last one, and each would cost a search.
 const DEPTH_MAX: usize = 24;
 
-/// What the components of a path may name, innermost first, of the outermost [`DEPTH_MAX`].
+/// What the components of a path may name, innermost first, of the outermost 24 (`DEPTH_MAX`).
 pub fn nominees(path: &[u8]) -> Vec<Nominee<'_>> {
     let mut ends: Vec<usize> = (1..path.len())
         .filter(|index| path.get(*index) == Some(&b'/'))
