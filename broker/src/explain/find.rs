@@ -1,5 +1,6 @@
 //! Containers by the name that an admin gives: looked for in the runtimes' state, and compared with what is alive.
 
+use upcall_config::facts::Runtime;
 use upcall_config::rule::Declared;
 use upcall_config::text::escape;
 
@@ -69,7 +70,15 @@ pub fn container(
         let known = known.map_or(String::new(), |known| format!(" {}", escape(known)));
         format!("{}{known} {}", claim.runtime, escape(&claim.id))
     };
-    let (mut running, mut stopped) = (Vec::new(), None);
+    let known = declared.iter().find(|declared| declared.name() == name);
+    let (mut running, mut stopped) = (
+        Vec::new(),
+        known.map(|known| {
+            let shown = format!("{} {}", Runtime::Admin, known.name());
+            let why = "its [[container]] leads to no live process";
+            FindError::NotRunning(shown, why.to_owned())
+        }),
+    );
     for one in matching {
         match Leader::open(&one.0.init, resolver.host()) {
             Ok(leader) => running.push((one, leader.process.pid())),

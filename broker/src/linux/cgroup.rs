@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -131,6 +131,17 @@ impl Cgroups {
         Err(Errno::ENOENT)
     }
 
+    /// Paths of the cgroups called `name` in the root or below cgroups whose names all end with `parents`, from the first
+    /// hierarchy that has any; of those it looks through a limited number.
+    pub fn named(&self, name: &[u8], parents: &[u8]) -> Vec<Vec<u8>> {
+        let mounts = [&self.unified].into_iter().chain(self.v1.values());
+        let found = mounts.map(|mount| named(mount.as_fd(), name, parents));
+        found
+            .into_iter()
+            .find(|paths| !paths.is_empty())
+            .unwrap_or_default()
+    }
+
     /// Ends everything in the child `name` of a process's cgroup2 cgroup or of one above it, or of `/upcalld`, and takes
     /// the child away: what is left of a helper whose keeper was killed. Waits a moment for those who end.
     pub fn end_child(&self, place: &[CgroupLine], name: &str) {
@@ -230,18 +241,40 @@ fn walk(
         Err(errno) => return Err(errno),
     }
     pids.extend(text.split(|byte| *byte == b'\n').filter_map(parse::number));
-    let directory = open_beneath(mount, path, "", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-    let place = format!("/proc/self/fd/{}", directory.as_raw_fd());
-    for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let below = [path, b"/", entry.file_name().as_bytes()].concat();
-            match walk(mount, &below, pids, left) {
-                Err(Errno::ENOENT | Errno::ENODEV) => {} // it has just gone
-                result => result?,
-            }
+    for name in children(mount, path)? {
+        let below = [path, b"/", &name].concat();
+        match walk(mount, &below, pids, left) {
+            Err(Errno::ENOENT | Errno::ENODEV) => {} // it has just gone
+            result => result?,
         }
     }
     Ok(())
+}
+
+/// See [`Cgroups::named`].
+fn named(mount: BorrowedFd<'_>, name: &[u8], parents: &[u8]) -> Vec<Vec<u8>> {
+    let (mut found, mut to_look_at) = (Vec::new(), vec![Vec::new()]);
+    for _ in 0..WALK_MAX {
+        let Some(path) = to_look_at.pop() else { break };
+        for below in children(mount, &path).unwrap_or_default() {
+            let path = [path.as_slice(), b"/", &below].concat();
+            if below == name {
+                found.push(path);
+            } else if below.ends_with(parents) {
+                to_look_at.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Names of the cgroups directly below one.
+fn children(mount: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
+    let directory = open_beneath(mount, path, "", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    let place = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+    let cgroups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(cgroups.map(|entry| entry.file_name().into_vec()).collect())
 }
 
 /// Ends everything in a child of this cgroup, if there is one, and removes it.

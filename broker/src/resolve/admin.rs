@@ -28,6 +28,9 @@ use crate::linux::secure::{self, Directory, OpenError};
 /// Ticks a second in /proc/PID/stat: USER_HZ, which is 100 on every architecture that Debian has.
 const TICKS: u64 = 100;
 
+/// What the cgroups end with in which systemd alone makes others.
+const SLICE: &[u8] = b".slice";
+
 /// The longest pid file that is read.
 const PID_FILE_MAX: u64 = 64;
 
@@ -87,8 +90,11 @@ impl Admin<'_> {
                     Ok(Some((init, true))) => (init, "pid_file"),
                     _ => return None,
                 },
-                // Where a unit's cgroup is, is not looked for.
-                FoundBy::Unit(_) => return None,
+                FoundBy::Unit(unit) => {
+                    let places = self.cgroups?.named(unit.as_bytes(), SLICE);
+                    let mut found = places.iter().map(|place| self.unit(unit, place));
+                    found.find_map(Result::ok)?
+                }
             };
             Some(claimed(declared, init, evidence))
         });
@@ -97,7 +103,7 @@ impl Admin<'_> {
 
     fn unit(&self, unit: &str, root: &[u8]) -> Result<(Init, &'static str), String> {
         let mut above = root.split(|byte| *byte == b'/').rev().skip(1);
-        if !above.all(|part| part.is_empty() || part.ends_with(b".slice")) {
+        if !above.all(|part| part.is_empty() || part.ends_with(SLICE)) {
             let why = "forged cgroup name: this is not where systemd makes units";
             return Err(why.to_owned());
         }

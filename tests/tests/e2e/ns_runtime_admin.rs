@@ -1,10 +1,13 @@
 //! Containers that the admin declares: by pid file, by cgroup, by unit; and who pretends to be one.
 
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use upcall_e2e::cgroup::{Child, cgroup2};
+use upcall_e2e::command::run;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::leader::Leader;
@@ -55,7 +58,26 @@ fn is_legacy(scene: &Scene, jail: &Registered, evidence: &str) -> Result<Record>
     );
     let inside = report(&record)?;
     assert_eq!(inside.namespaces, Leader::read(jail.init())?.namespaces);
+    let explained: Value = serde_json::from_str(&run(&mut explain(scene))?)?;
+    let at = |path: &str| explained.pointer(path).cloned().unwrap_or_default();
+    assert_eq!(at("/container/runtime"), "admin", "{explained}");
+    assert_eq!(at("/container/id"), "legacy", "{explained}");
+    assert_eq!(at("/container/leader_pid"), jail.init(), "{explained}");
     Ok(record)
+}
+
+/// What would happen to the container `legacy`, found by its name alone.
+fn explain(scene: &Scene) -> Command {
+    let mut explain = scene.sandbox.ctl();
+    explain.args(["--json", "explain", "--container", "legacy", "core"]);
+    explain
+}
+
+/// It is declared, and nothing is found by that name.
+fn is_not_found(scene: &Scene) {
+    let said = run(&mut explain(scene)).unwrap_or_else(|error| error.to_string());
+    let expected = "admin legacy is not running: its [[container]] leads to no live process";
+    assert!(said.contains(expected), "{said}");
 }
 
 /// Has its init crash: it is no container, and this is what is said.
@@ -89,6 +111,7 @@ fn one_by_its_pid_file() -> Result<()> {
         .open(&file)?
         .set_modified(before)?;
     is_none(&scene, &jail, "younger than")?;
+    is_not_found(&scene);
     drop(jail);
     scene.end()
 }
@@ -106,6 +129,7 @@ fn one_by_its_cgroup() -> Result<()> {
     let same = Child::of(top.path(), jail.id())?;
     jail.move_here(same.path())?;
     is_none(&scene, &jail, "")?;
+    is_not_found(&scene);
     drop(jail);
     drop((same, top));
     scene.end()
@@ -125,6 +149,7 @@ fn one_by_its_unit() -> Result<()> {
     let service = Child::of(slice.path(), &unit)?;
     jail.move_here(service.path())?;
     is_none(&scene, &jail, "systemd does not say that it is running")?;
+    is_not_found(&scene);
     let invocation = "0123456789abcdef0123456789abcdef";
     symlink(invocation, units.join(format!("invocation:{unit}")))?;
     is_legacy(&scene, &jail, "unit")?;
@@ -133,6 +158,7 @@ fn one_by_its_unit() -> Result<()> {
     let his = Child::of(users.path(), &unit)?;
     jail.move_here(his.path())?;
     is_none(&scene, &jail, "forged cgroup name")?;
+    is_not_found(&scene);
     drop(jail);
     drop((his, users));
     drop(service);
