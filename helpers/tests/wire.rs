@@ -2,7 +2,7 @@
 //!
 //! `helpers/tests/golden/NAME.hex` are records as this layout's first version wrote them. They are never rewritten: a
 //! program that is older or newer than its peer must read them. A new kind of record gets a new file
-//! (`UPDATE_GOLDEN=1 cargo test -p upcall-helpers`).
+//! (`UPDATE_GOLDEN=1 cargo test -p upcall-helpers`). `later-NAME.hex` are what a later version might write, made by hand.
 
 #![expect(
     clippy::unwrap_used,
@@ -415,6 +415,51 @@ fn a_later_versions_field_is_skipped_only_where_it_may_be() {
         Err(DecodeError::Tag(1)),
         "out of order"
     );
+}
+
+/// A record that a golden file has.
+fn golden(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.hex"));
+    unhex(&std::fs::read_to_string(path).unwrap())
+}
+
+#[test]
+fn an_older_shims_request_has_no_id_and_is_read() {
+    assert_eq!(Request::decode(&golden("request-core"), 3), Ok(request()));
+    let with_id = Request::decode(&golden("request-core-id"), 3);
+    assert_eq!(with_id, Ok(request_with_id()));
+}
+
+/// `later-NAME.hex` are NAME's records with a field behind them that this version does not know.
+#[test]
+fn a_later_peers_records_are_read_as_far_as_they_are_known() {
+    let later = |name: &str| golden(&format!("later-{name}"));
+    let request = Request::decode(&later("request-core-id"), 3);
+    assert_eq!(request, Ok(request_with_id()));
+    for (name, verdict) in [
+        ("verdict-done", Verdict::Done),
+        (
+            "verdict-deny",
+            Verdict::Deny {
+                errno: 13,
+                ttl: 1000,
+            },
+        ),
+        ("verdict-fallback", Verdict::Fallback),
+    ] {
+        assert_eq!(Verdict::decode(&later(name)), Ok(verdict), "{name}");
+    }
+    assert_eq!(Spooled::decode(&later("spooled")), Ok(spooled()));
+}
+
+#[test]
+fn every_kind_of_record_may_grow() {
+    for (name, record) in records() {
+        let optional = with_field(&record, 0xff01, b"from the future");
+        assert_eq!(read(&optional), read(&record), "{name}");
+        let needed = with_field(&record, 0x7f01, b"from the future");
+        assert_eq!(read(&needed), Vec::<String>::new(), "{name}");
+    }
 }
 
 /// Every byte of every record, changed in every bit: refused or read as something, but never worse.

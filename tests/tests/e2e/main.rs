@@ -62,4 +62,6 @@ mod ns_spool;
 #[cfg(test)]
 mod ns_spool_hostile;
 #[cfg(test)]
+mod ns_versions;
+#[cfg(test)]
 mod scene;
