@@ -67,7 +67,7 @@ fn a_shim_that_dies_is_missed_once() -> Result<()> {
     let scene = HostScene::new(PROBE_AND_STORE)?;
     let shim = scene.sandbox.libexec().join("core");
     std::fs::remove_file(&shim)?;
-    std::fs::write(&shim, "#!/bin/sh\nsleep 0.2\nkill -KILL $$\n")?;
+    std::fs::write(&shim, "#!/bin/sh\nsleep 1\nkill -KILL $$\n")?;
     std::fs::set_permissions(&shim, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     crash("ulimit -S -c 0;")?;
     crash("ulimit -S -c 0;")?;
