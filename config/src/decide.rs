@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::facts::{Confinement, ContainerFacts, Facts, Reason};
+use crate::facts::{Confinement, ContainerFacts, Facts, Reason, UserNamespace};
 use crate::matcher::{self, Truth, View};
 use crate::plan::{OnFailure, Place, Plan, Refusal, Run, User};
 use crate::rule::{Action, Actions, Policy, Rule, RunRule};
@@ -179,10 +179,16 @@ impl Context<'_> {
         };
         let title = container.title();
         if container.confinement > Confinement::UserNamespace && !run.without_user_namespace {
+            let its_own = self.facts.process.user_namespace == Some(UserNamespace::Container);
+            let why = if its_own {
+                format!("the user namespace of {title} has the host's root in it")
+            } else {
+                format!("{title} shares the host's user namespace")
+            };
             return Some((
                 Reason::UntrustedContainer,
                 Why::new(
-                    format!("{title} shares the host's user namespace"),
+                    why,
                     format!(
                         "write `without_user_namespace = true` in `run` at {}",
                         self.rule.source

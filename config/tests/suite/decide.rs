@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use upcall_config::decide::Verdict;
 use upcall_config::diagnostic::{Code, Severity};
-use upcall_config::facts::{Confinement, Facts, Reason};
+use upcall_config::facts::{Confinement, Facts, Reason, UserNamespace};
 use upcall_config::plan::{Cgroup, OnFailure, Place, Plan, Program, Store, User};
 use upcall_config::upcall::{CoreUpcall, Upcall};
 
@@ -219,7 +219,9 @@ fn nothing_runs_inside_of_what_is_no_container() {
 
 #[test]
 fn a_container_close_to_the_host_needs_the_rules_word() {
-    let shares = with_container(|c| c.confinement = Confinement::Capabilities);
+    let mapped = with_container(|c| c.confinement = Confinement::Capabilities);
+    let mut shares = mapped.clone();
+    shares.process.user_namespace = Some(UserNamespace::Initial);
     let mighty = with_container(|c| c.confinement = Confinement::Privileged);
     let allowing = |words: &str| runs(&format!("{INSIDE}, {words}"), "");
 
@@ -229,11 +231,15 @@ fn a_container_close_to_the_host_needs_the_rules_word() {
         refused(&plain).1,
         "web 3f9c1e0a77d2 shares the host's user namespace; kept on the host; help: write `without_user_namespace = true` in `run` at 50-test.toml:1"
     );
-    assert!(
-        plan(&allowing("without_user_namespace = true"), &shares)
-            .run()
-            .is_some()
+    let close = plan(&runs(INSIDE, ""), &mapped);
+    assert_eq!(
+        refused(&close).1,
+        "the user namespace of web 3f9c1e0a77d2 has the host's root in it; kept on the host; help: write `without_user_namespace = true` in `run` at 50-test.toml:1"
     );
+    for facts in [&shares, &mapped] {
+        let allowed = plan(&allowing("without_user_namespace = true"), facts);
+        assert!(allowed.run().is_some());
+    }
 
     let half = plan(&allowing("without_user_namespace = true"), &mighty);
     assert_eq!(refused(&half).0, Reason::UntrustedContainer);
