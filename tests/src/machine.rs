@@ -102,6 +102,26 @@ impl Machine {
         self.root.join(path.trim_start_matches('/'))
     }
 
+    /// The host's number of a process of it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn hosts_number(&self, inside: u32) -> Result<u32> {
+        let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+        let ours = namespace(self.leader)?;
+        let number = |entry: std::fs::DirEntry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+            let last = line.split_whitespace().last()?.parse().ok();
+            let found = last == Some(inside) && namespace(pid).ok()? == ours;
+            found.then_some(pid)
+        };
+        let mut processes = std::fs::read_dir("/proc")?.flatten();
+        let found = processes.find_map(number);
+        found.with_context(|| format!("the machine has no process {inside}"))
+    }
+
     /// A command that runs in it.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut inside = command("nsenter");

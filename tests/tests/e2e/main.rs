@@ -44,6 +44,8 @@ mod ns_limits;
 #[cfg(test)]
 mod ns_machine;
 #[cfg(test)]
+mod ns_machine_units;
+#[cfg(test)]
 mod ns_pipeline;
 #[cfg(test)]
 mod ns_profile;

@@ -44,7 +44,7 @@ exit $status
 "#;
 
 /// Makes a package of this version from what the tests use.
-fn package(sandbox: &Sandbox, version: &str) -> Result<PathBuf> {
+pub(crate) fn package(sandbox: &Sandbox, version: &str) -> Result<PathBuf> {
     let work = sandbox.path(version);
     let mut make = command("make");
     make.args(["--no-print-directory", "deb", "BUILD=debug"])
@@ -83,13 +83,13 @@ fn files(machine: &Machine) -> Result<Vec<String>> {
     Ok(machine.run(&find)?.lines().map(str::to_owned).collect())
 }
 
-struct Scene {
-    machine: Machine,
+pub(crate) struct Scene {
+    pub(crate) machine: Machine,
 }
 
 impl Scene {
     /// A machine without upcalld, and what its units and rules will be.
-    fn new(sandbox: &Sandbox) -> Result<Self> {
+    pub(crate) fn new(sandbox: &Sandbox) -> Result<Self> {
         let machine = Machine::boot(sandbox)?;
         let scene = Self { machine };
         assert_eq!(files(&scene.machine)?, Vec::<String>::new(), "before");
@@ -110,7 +110,7 @@ impl Scene {
         Ok(scene)
     }
 
-    fn sh(&self, script: &str) -> Result<String> {
+    pub(crate) fn sh(&self, script: &str) -> Result<String> {
         self.machine.run(&["sh", "-c", script])
     }
 
@@ -120,14 +120,14 @@ impl Scene {
         ))
     }
 
-    fn property(&self, unit: &str, name: &str) -> Result<String> {
+    pub(crate) fn property(&self, unit: &str, name: &str) -> Result<String> {
         let said = self
             .machine
             .run(&["systemctl", "show", "--value", "--property", name, unit])?;
         Ok(said.trim().to_owned())
     }
 
-    fn is(&self, unit: &str, state: &str) -> Result<()> {
+    pub(crate) fn is(&self, unit: &str, state: &str) -> Result<()> {
         let found = self.property(unit, "ActiveState")?;
         let log = || {
             self.machine
@@ -163,13 +163,13 @@ impl Scene {
         Ok(())
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.machine
             .run(&["journalctl", "--no-pager", "-n", "30"])
             .unwrap_or_default()
     }
 
-    fn install(&self, package: &Path) -> Result<String> {
+    pub(crate) fn install(&self, package: &Path) -> Result<String> {
         let name = package.file_name().context("a name")?;
         std::fs::copy(package, self.machine.path("/root").join(name))?;
         self.sh(&format!("dpkg -i /root/{}", name.display()))
