@@ -209,18 +209,12 @@ impl Container {
         });
     }
 
-    /// Has its init start a child that waits to crash; the host's pid of it.
+    /// As [`child_of`] its init.
     ///
     /// # Errors
     /// The init does not do it.
     pub fn child(&self) -> Result<u32> {
-        let before = children(self.init);
-        self.signal(self.init, Signal::SIGUSR2)?;
-        until(PATIENCE, "a child of a container's init", || {
-            let now = children(self.init);
-            let child = now.into_iter().find(|pid| !before.contains(pid))?;
-            waits(child).then_some(child)
-        })
+        child_of(self.init)
     }
 
     /// Starts `/crash-me` with these words and `--wait`, and waits until it waits; the host's pid of it. runc only.
@@ -295,6 +289,20 @@ impl Drop for Container {
         // A runtime's own clean-up after a container's end may be at work; it is tried again.
         drop(until(Duration::from_secs(3), "a removal", || remove().ok()));
     }
+}
+
+/// Has an `/init` start a child that waits to crash; the host's pid of it.
+///
+/// # Errors
+/// The init does not do it.
+pub fn child_of(init: u32) -> Result<u32> {
+    let before = children(init);
+    kill(pid_of(init), Signal::SIGUSR2).with_context(|| format!("SIGUSR2 to {init}"))?;
+    until(PATIENCE, "a child of a container's init", || {
+        let now = children(init);
+        let child = now.into_iter().find(|pid| !before.contains(pid))?;
+        waits(child).then_some(child)
+    })
 }
 
 /// A pid for nix.

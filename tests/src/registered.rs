@@ -103,9 +103,6 @@ impl Registered {
 
     fn register(&self, sandbox: &Sandbox) -> Result<()> {
         let id = &self.id;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.init))?;
-        let fields = stat.rsplit_once(") ").context("/proc/PID/stat")?.1;
-        let start: u64 = fields.split(' ').nth(19).context("a start time")?.parse()?;
         let directory = self.state(sandbox);
         DirBuilder::new()
             .recursive(true)
@@ -114,7 +111,7 @@ impl Registered {
         let state = json!({
             "id": id,
             "init_process_pid": self.init,
-            "init_process_start": start,
+            "init_process_start": started(self.init)?,
             "cgroup_paths": { "": self.cgroup },
             "config": { "labels": [] },
         });
@@ -138,6 +135,16 @@ impl Registered {
     pub fn root(&self) -> &Rootfs {
         &self.root
     }
+}
+
+/// When a process started, in clock ticks since boot (proc_pid_stat(5), field 22).
+///
+/// # Errors
+/// It is gone.
+pub fn started(pid: u32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(") ").context("/proc/PID/stat")?.1;
+    Ok(fields.split(' ').nth(19).context("a start time")?.parse()?)
 }
 
 impl Drop for Registered {

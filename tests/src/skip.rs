@@ -41,7 +41,8 @@ pub enum Need {
 }
 
 impl Need {
-    fn missing(self) -> Option<&'static str> {
+    /// What of it is not there.
+    pub fn missing(self) -> Option<&'static str> {
         let (there, what) = match self {
             Self::Root => (nix::unistd::Uid::effective().is_root(), "root"),
             Self::Runc => (has("runc"), "runc"),

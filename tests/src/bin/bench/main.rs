@@ -12,6 +12,7 @@
 mod crash;
 mod idle;
 mod records;
+mod resolve;
 mod shim;
 mod stats;
 mod storm;
@@ -48,7 +49,7 @@ fn run() -> Result<()> {
             "--rounds" => rounds = value.parse()?,
             "--only" => only = Some(value),
             _ => anyhow::bail!(
-                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|storm|records|idle]"
+                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|storm|records|resolve|idle]"
             ),
         }
     }
@@ -68,6 +69,9 @@ fn run() -> Result<()> {
     }
     if wanted("records") {
         records::run(&programs)?;
+    }
+    if wanted("resolve") {
+        resolve::run(&programs, rounds)?;
     }
     if wanted("idle") {
         idle::run(&programs)?;
