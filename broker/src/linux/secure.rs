@@ -9,7 +9,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::fstatat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 /// Why a file was not read.
@@ -82,6 +83,15 @@ impl OpenError {
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Open(error) if error.kind() == std::io::ErrorKind::NotFound)
     }
+}
+
+/// One version of a file: another file, or the same after a change, has another. The time is that of the last change
+/// of anything (inode(7)), which nobody can set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    file: (u64, u64),
+    size: i64,
+    changed: (i64, i64),
 }
 
 /// A directory in which only its owner can make entries, held: what is below it is found through it, one component at
@@ -157,6 +167,16 @@ impl Directory {
         let meta = file.metadata()?;
         trusted(&meta, meta.is_file(), self.owner)?;
         read_all(file, max)
+    }
+
+    /// Which version of a file below it there is now, without opening it: `None` where there is none.
+    pub fn version(&self, path: &Path) -> Option<Version> {
+        let stat = fstatat(&self.file, path, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        Some(Version {
+            file: (stat.st_dev, stat.st_ino),
+            size: stat.st_size,
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+        })
     }
 
     /// What the link `name` in it says; only root's own directories are asked.

@@ -1,6 +1,6 @@
 //! From a process to the container it lives in, or to the certainty that it lives in none we may enter.
 //!
-//! No table is kept and nothing is watched. The names of its cgroups nominate, from the innermost out; a nominee is
+//! No table decides and nothing is watched. The names of its cgroups nominate, from the innermost out; a nominee is
 //! accepted if root's own state of a runtime names a live init, and the kernel says that the process lives in that
 //! init's user and pid namespaces or below them, and in its cgroup. Everything else is refused and remembered, so that
 //! a record can say who claimed to be whom.
@@ -24,6 +24,7 @@ mod past;
 mod podman;
 mod search;
 mod sources;
+mod states;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use nspawn::Machines;
 use oci::Root;
 use podman::Podman;
 use search::Search;
+use states::States;
 
 /// Resolves processes.
 #[derive(Debug)]
@@ -53,6 +55,7 @@ pub struct Resolver {
     roots: Vec<Root>,
     /// State directories of runtimes that have one for each of their namespaces.
     parents: Vec<Root>,
+    states: States,
     docker: Docker,
     lxc: Vec<LxcPath>,
     machines: Machines,
@@ -121,6 +124,7 @@ impl Resolver {
                 roots(Runtime::Containerd, &settings.containerd),
             ]
             .concat(),
+            states: States::default(),
             docker: Docker::new(&settings.docker_root),
             lxc: [
                 lxc(Runtime::Lxc, &settings.lxc),

@@ -2,16 +2,16 @@
 //! have one of the two below them.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use upcall_config::facts::Runtime;
 
 use super::claim::{Claim, Init, Known, Labels, labels};
 use super::{crio, podman};
-use crate::linux::secure::{Directory, OpenError};
+use crate::linux::secure::{Directory, OpenError, Version};
 
 /// The largest state file that is read; runc's have 6 to 60 KiB.
 const STATE_MAX: u64 = 4 << 20;
@@ -103,7 +103,7 @@ impl Root {
     }
 
     /// The roots of a user who runs containers without root: below /run/user/UID, whatever he has put there.
-    pub fn of_user(users: &std::path::Path, uid: u32) -> [Self; 2] {
+    pub fn of_user(users: &Path, uid: u32) -> [Self; 2] {
         let own = users.join(uid.to_string());
         [(Runtime::Runc, "runc"), (Runtime::Crun, "crun")].map(|(runtime, name)| Self {
             runtime,
@@ -128,33 +128,19 @@ impl Root {
         names.iter().map(|id| id.as_bytes().to_vec()).collect()
     }
 
-    /// Containers whose state mentions one of these cgroups' paths, each below the next: those with a path of the
-    /// admin's own choice, which names nothing. With each, which path that was. Only called for processes that are in
-    /// *some* namespace of their own and whose cgroup told nothing.
-    pub fn with_cgroups(&self, paths: &[&[u8]]) -> Vec<(usize, Claim)> {
-        let (Ok(top), Some(outermost)) = (self.open(), paths.last()) else {
+    /// Which version of its state each of them has, without reading one.
+    pub(super) fn versions(&self) -> Vec<(Vec<u8>, Version)> {
+        let Ok(directory) = self.open() else {
             return Vec::new();
         };
-        // Most files do not hold the path at all, and need not be parsed.
-        let mentions = |id: &Vec<u8>| {
-            let directory = top.child(OsStr::from_bytes(id));
-            directory.is_ok_and(|directory| {
-                let file = FILES
-                    .into_iter()
-                    .find_map(|file| directory.read(file, STATE_MAX).ok());
-                file.is_some_and(|bytes| holds(&bytes, outermost))
-            })
+        let names = directory.names(SCAN_MAX).into_iter();
+        let version = |id: OsString| {
+            let below = Path::new(&id);
+            let mut files = FILES.into_iter();
+            let version = files.find_map(|file| directory.version(&below.join(file)))?;
+            Some((id.into_vec(), version))
         };
-        let named = |claim: Claim| {
-            let of = |path: &&[u8]| {
-                let mut cgroups = claim.known.cgroups.iter();
-                cgroups.any(|cgroup| cgroup.as_bytes().ends_with(path))
-            };
-            let which = paths.iter().position(of)?;
-            Some((which, claim))
-        };
-        let ids = self.ids().into_iter().filter(mentions);
-        ids.filter_map(|id| named(self.get(&id).ok()?)).collect()
+        names.filter_map(version).collect()
     }
 
     fn absent(&self) -> StateError {
@@ -322,10 +308,6 @@ fn crun(
             cgroups: vec![status.cgroup_path],
         },
     })
-}
-
-fn holds(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
 }
 
 fn some(text: String) -> Option<Vec<u8>> {

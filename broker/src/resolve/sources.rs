@@ -69,8 +69,7 @@ impl<'a> Sources<'a> {
     /// Claims on cgroups of the admin's own choice, whose names tell nothing; with each, on which of the nominees.
     pub(super) fn claims_on(&self, nominees: &[Nominee<'_>]) -> Vec<(usize, Claim)> {
         let paths: Vec<&[u8]> = nominees.iter().map(|nominee| nominee.root).collect();
-        let roots = self.roots.iter();
-        let mut claims: Vec<_> = roots.flat_map(|root| root.with_cgroups(&paths)).collect();
+        let mut claims = self.resolver.states.with_cgroups(&self.roots, &paths);
         // The innermost first, as everywhere.
         claims.sort_by_key(|(which, _)| *which);
         claims

@@ -77,7 +77,7 @@ fn by_runtime(programs: &Programs, rounds: usize) -> Result<()> {
             Ok((container, Some(Box::new(machined))))
         }),
     ];
-    let sandbox = Sandbox::at("/run/upcalld-bench".into(), programs.clone())?;
+    let sandbox = Sandbox::at("/run/upcalld-one".into(), programs.clone())?;
     sandbox.rules(RULE)?;
     let settings = [
         Docker::SETTINGS,
@@ -122,7 +122,7 @@ fn among_many(programs: &Programs, rounds: usize) -> Result<()> {
         return Ok(());
     }
     // Two daemons, of which one has a thousand containers to look through: the hook goes from one to the other.
-    let few = host(programs, "/run/upcalld-bench")?;
+    let few = host(programs, "/run/upcalld-one")?;
     let many = host(programs, "/run/upcalld-many")?;
     let container = Runc::new("real").user_namespace().start(&few)?;
     let state = Path::new("/run/runc")
