@@ -82,7 +82,14 @@ pub struct Ticket {
     _global: OwnedSemaphorePermit,
     _tenant: OwnedSemaphorePermit,
     _rule: Option<OwnedSemaphorePermit>,
-    _turn: Option<OwnedSemaphorePermit>,
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Ticket {
+    /// Its programs have ended: the tenant's next one may begin, before this one's record is written and its keeper reaped.
+    pub fn next_may_begin(&mut self) {
+        self.turn = None;
+    }
 }
 
 /// All limits.
@@ -216,7 +223,7 @@ impl Admit {
             _global: global,
             _tenant: tenant,
             _rule: rule,
-            _turn: turn.ok().and_then(Result::ok),
+            turn: turn.ok().and_then(Result::ok),
         })
     }
 

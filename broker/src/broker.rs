@@ -179,7 +179,7 @@ impl Broker {
         let tenant = Tenant::of(&seen.facts);
         let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
         let limit = rule.and_then(|rule| Some((rule.source(), plan.limit()?)));
-        let ticket = match self.admit.enter(&tenant, limit).await {
+        let mut ticket = match self.admit.enter(&tenant, limit).await {
             Ok(ticket) => ticket,
             Err(Refused::Limit { reason, message }) => {
                 let key = refusals::Key::new(limit.map(|(rule, _)| rule), &tenant, reason);
@@ -199,6 +199,7 @@ impl Broker {
         let performed = self
             .perform(&open, call, plan, seen.origin, seen.container, &tenant)
             .await;
+        ticket.next_may_begin();
         let mut draft = seen.draft;
         let (leftover, cmdline) = draft.performed(performed, &mut seen.clock);
         draft.cmdline(match cmdline {
