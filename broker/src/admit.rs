@@ -3,15 +3,21 @@
 //! Decided before a byte is read. The global limit waits a moment and then leaves the core to the shim's spool; a
 //! container's own limits and a rule's refuse, and the refusal is recorded.
 
+mod bucket;
+mod tenant;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use upcall_config::facts::{Facts, Reason};
-use upcall_config::plan::{Limit, Rate};
+use upcall_config::facts::Reason;
+use upcall_config::plan::Limit;
 use upcall_config::rule::RuleRef;
 use upcall_config::settings::LimitSettings;
+
+use bucket::Bucket;
+pub use tenant::Tenant;
 
 /// How long an upcall waits for a place: below the shim's own deadline of two seconds.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,34 +30,6 @@ const WAITING_MAX: usize = 64;
 
 /// A container or user that was quiet for this long is forgotten.
 const MEMORY: Duration = Duration::from_mins(10);
-
-/// Whose upcall it is: limits are counted apart for each.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Tenant {
-    /// A registered container, by runtime and id.
-    Container(&'static str, Vec<u8>),
-    /// A user of the host, outside of any container we know, with all his subordinate ids (subuid(5)).
-    User(u32),
-    /// Nobody knows.
-    Unknown,
-}
-
-impl Tenant {
-    /// Whose the facts are. The ids of a lost process are many where its user has many (subuid(5)), and all are nobody's.
-    pub fn of(facts: &Facts) -> Self {
-        if facts.host_only == Some(Reason::IdentityLost) {
-            return Self::Unknown;
-        }
-        if let Some(container) = &facts.container {
-            return Self::Container(container.runtime.as_str(), container.id.clone());
-        }
-        // In a namespace that a user made, all ids are his; in one that root made, they are whoever's root meant.
-        let owner = facts.process.namespace_owner.filter(|owner| *owner != 0);
-        owner
-            .or(facts.process.uid)
-            .map_or(Self::Unknown, Self::User)
-    }
-}
 
 /// A refusal by a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,57 +92,6 @@ struct RulePlaces {
     bucket: Option<Bucket>,
     semaphore: Option<Arc<Semaphore>>,
     used: Instant,
-}
-
-/// A token bucket: as many at once as the rate's count, refilled evenly.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    rate: Rate,
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(rate: Rate, now: Instant) -> Self {
-        Self {
-            rate,
-            tokens: f64::from(rate.count),
-            filled: now,
-        }
-    }
-
-    fn per_second(&self) -> f64 {
-        f64::from(self.rate.count) / self.rate.per.as_secs_f64().max(0.001)
-    }
-
-    /// Its tokens, and parts of one.
-    fn now(&self, now: Instant) -> f64 {
-        let gained = now.saturating_duration_since(self.filled).as_secs_f64() * self.per_second();
-        (self.tokens + gained).min(f64::from(self.rate.count))
-    }
-
-    /// How many could be taken.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 0 and the rate's count, and `as` saturates"
-    )]
-    fn whole(&self, now: Instant) -> u32 {
-        self.now(now) as u32
-    }
-
-    /// Takes a token, or says in how long there is one.
-    fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        self.tokens = self.now(now);
-        self.filled = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
-        }
-        Err(Duration::from_secs_f64(
-            (1.0 - self.tokens) / self.per_second().max(1e-9),
-        ))
-    }
 }
 
 impl Admit {
@@ -333,7 +260,7 @@ impl RulePlaces {
 
 #[cfg(test)]
 mod tests {
-    use upcall_config::facts::ProcessFacts;
+    use upcall_config::plan::Rate;
 
     use super::*;
 
@@ -420,56 +347,21 @@ mod tests {
         assert!(admit.enter(&container("a"), None).await.is_ok());
     }
 
-    #[test]
-    fn whoever_gets_lost_is_one_tenant_whatever_his_ids() {
-        let lost = |uid| Facts {
-            process: ProcessFacts {
-                uid: Some(uid),
-                ..ProcessFacts::default()
-            },
-            host_only: Some(Reason::IdentityLost),
-            ..Facts::default()
-        };
-        assert_eq!(Tenant::of(&lost(300_000)), Tenant::Unknown);
-        assert_eq!(Tenant::of(&lost(300_001)), Tenant::Unknown);
-        let known = Facts {
-            host_only: None,
-            ..lost(1000)
-        };
-        assert_eq!(Tenant::of(&known), Tenant::User(1000));
-    }
-
-    #[test]
-    fn a_user_is_one_tenant_with_all_ids_of_his_namespaces() {
-        let of = |uid, owner| Facts {
-            process: ProcessFacts {
-                uid: Some(uid),
-                namespace_owner: owner,
-                ..ProcessFacts::default()
-            },
-            ..Facts::default()
-        };
-        assert_eq!(Tenant::of(&of(300_000, Some(1000))), Tenant::User(1000));
-        assert_eq!(Tenant::of(&of(300_001, Some(1000))), Tenant::User(1000));
-        assert_eq!(Tenant::of(&of(300_001, Some(0))), Tenant::User(300_001));
-        assert_eq!(Tenant::of(&of(1000, None)), Tenant::User(1000));
-    }
-
-    #[test]
-    fn a_bucket_fills_up_again_and_not_over_its_brim() {
-        let start = Instant::now();
-        let mut bucket = Bucket::new(
-            Rate {
-                count: 2,
-                per: Duration::from_secs(10),
-            },
-            start,
-        );
-        assert!(bucket.take(start).is_ok() && bucket.take(start).is_ok());
-        assert_eq!(bucket.take(start).unwrap_err().as_secs(), 5);
-        assert!(bucket.take(start + Duration::from_secs(5)).is_ok());
-        let later = start + Duration::from_hours(1);
-        assert!(bucket.take(later).is_ok() && bucket.take(later).is_ok());
-        assert!(bucket.take(later).is_err());
+    #[tokio::test(start_paused = true)]
+    async fn a_tenants_next_one_waits_for_the_one_before_it_and_not_for_long() {
+        let admit = Admit::new(LimitSettings {
+            concurrent: 8,
+            per_container: 4,
+        });
+        let start = tokio::time::Instant::now();
+        let mut first = admit.enter(&container("a"), None).await.unwrap();
+        let _other = admit.enter(&container("b"), None).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        let _second = admit.enter(&container("a"), None).await.unwrap();
+        assert!(start.elapsed() >= TURN);
+        first.next_may_begin();
+        let start = tokio::time::Instant::now();
+        let _third = admit.enter(&container("a"), None).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }
