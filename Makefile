@@ -14,6 +14,12 @@ WORK    ?= $(TARGET)
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 export CARGO_TARGET_DIR := $(abspath $(TARGET))
 
+# What is built for another place looks there.
+ifneq ($(PREFIX),/usr)
+export UPCALLD_LIB := $(PREFIX)/lib/upcalld
+export UPCALLD_LIBEXEC := $(PREFIX)/libexec/upcalld
+endif
+
 # What the kernel or the launcher starts, and what the tests start inside containers: static, so that nothing is
 # loaded from where they run. One cargo call each: flags for a whole workspace would reach its proc macros too.
 HELPERS  := upcall-shim upcall-enter upcall-store

@@ -58,6 +58,12 @@ pub enum Asked {
     Print(String),
 }
 
+/// The programs beside the daemon: /usr/libexec/upcalld, if it was not built for another place (`make PREFIX=`).
+pub const LIBEXEC: &str = match option_env!("UPCALLD_LIBEXEC") {
+    Some(path) => path,
+    None => "/usr/libexec/upcalld",
+};
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -65,7 +71,7 @@ impl Default for Options {
             hooks: PathBuf::from(crate::hooks::pattern::DEFAULT_HOOKS),
             state: PathBuf::from("/var/lib/upcalld"),
             run: PathBuf::from("/run/upcalld"),
-            libexec: PathBuf::from("/usr/libexec/upcalld"),
+            libexec: PathBuf::from(LIBEXEC),
             foreground: false,
             install_core: false,
             sysctl: None,

@@ -27,11 +27,17 @@ pub struct Directories {
     pub owner: u32,
 }
 
+/// What comes with the programs: /usr/lib/upcalld, if it was not built for another place (`make PREFIX=`).
+const SHIPPED: &str = match option_env!("UPCALLD_LIB") {
+    Some(path) => path,
+    None => "/usr/lib/upcalld",
+};
+
 impl Directories {
     /// `/etc/upcalld` over `/run/upcalld` over `/usr/lib/upcalld`, all root's.
     pub fn system() -> Self {
         Self {
-            paths: ["/etc/upcalld", "/run/upcalld", "/usr/lib/upcalld"]
+            paths: ["/etc/upcalld", "/run/upcalld", SHIPPED]
                 .map(PathBuf::from)
                 .to_vec(),
             owner: 0,

@@ -53,7 +53,7 @@ pub(crate) struct Global {
         long,
         global = true,
         value_name = "DIR",
-        default_value = "/usr/libexec/upcalld"
+        default_value = upcalld::options::LIBEXEC
     )]
     pub(crate) libexec: PathBuf,
     /// Print JSON: one document, or with `lines` one record a line

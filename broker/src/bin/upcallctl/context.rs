@@ -60,7 +60,7 @@ impl Context {
         }
         option("state", &state, "/var/lib/upcalld");
         option("run", &run, "/run/upcalld");
-        option("libexec", &libexec, "/usr/libexec/upcalld");
+        option("libexec", &libexec, upcalld::options::LIBEXEC);
         Self {
             command: name(&cli.command),
             hooks: config
