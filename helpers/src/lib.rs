@@ -11,6 +11,9 @@ pub mod cgroupfs;
 #[cfg(feature = "programs")]
 pub mod hookfile;
 
+#[cfg(feature = "programs")]
+pub mod patience;
+
 #[cfg(feature = "socket")]
 pub mod seqpacket;
 

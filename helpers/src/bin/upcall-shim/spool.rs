@@ -12,6 +12,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, SpliceFFlags, openat, renameat, splice};
@@ -21,15 +22,13 @@ use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::linkat;
 use upcall_helpers::hookfile::HookFile;
+use upcall_helpers::patience::{PATIENCE, left};
 use upcall_helpers::wire::{Event, Report, Request, Why};
 
 use crate::{FAILURE, SUCCESS, facts};
 
 /// The most that one call moves.
 const CHUNK: usize = 1 << 20;
-
-/// How long nothing may come before the dump counts as stuck, in milliseconds; as for `upcall-store`.
-const PATIENCE: u16 = 60_000;
 
 /// What all facts together may take beside the cores: a core that has no room still leaves word.
 const FACTS_MAX: u64 = 16 << 20;
@@ -149,9 +148,14 @@ fn core(directory: &File, name: &str, room: u64, pipe: &OwnedFd) -> Kept {
 }
 
 fn stream(file: &OwnedFd, room: u64, pipe: &OwnedFd, kept: &mut Kept) -> Result<(), Errno> {
+    let start = Instant::now();
     loop {
         let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::from(PATIENCE)) {
+        let left = left(PATIENCE, start.elapsed(), kept.stored);
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO),
+        ) {
             Ok(0) => return Err(Errno::ETIMEDOUT),
             Ok(_) => {}
             Err(Errno::EINTR) => continue,

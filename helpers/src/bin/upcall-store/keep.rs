@@ -11,17 +11,12 @@ use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::linkat;
 
+use upcall_helpers::patience::left;
+
 use crate::feed::Feed;
 
 /// The most that one call moves: what the shim made the kernel's pipe hold.
 const CHUNK: usize = 1 << 20;
-
-/// How long nothing may come before the dump counts as stuck (its process is frozen, or its memory is behind a file
-/// server that does not answer), and how much slower than [`SLOWEST`] it may be in all.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
-
-/// A dump that brings less than this in a second does so on purpose.
-const SLOWEST: u64 = 1 << 20;
 
 /// What to do.
 #[derive(Debug)]
@@ -135,8 +130,7 @@ fn copy(source: &Source<'_>, file: &File, room: u64, mut feed: Option<&mut Feed>
     let Source { pipe, patience } = *source;
     let start = Instant::now();
     loop {
-        let allowed = patience + Duration::from_secs(kept.stored / SLOWEST);
-        let left = allowed.saturating_sub(start.elapsed()).min(patience);
+        let left = left(patience, start.elapsed(), kept.stored);
         match wait(pipe, feed.as_deref(), kept.stored, left) {
             Ok(true) => {}
             Ok(false) => {
@@ -221,6 +215,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use nix::unistd::pipe;
+
+    use upcall_helpers::patience::PATIENCE;
 
     use super::*;
 

@@ -20,10 +20,11 @@ use std::process::ExitCode;
 use nix::errno::Errno;
 use nix::sys::prctl::set_dumpable;
 use nix::time::{ClockId, clock_gettime};
+use upcall_helpers::patience::PATIENCE;
 use upcall_helpers::wire::{Event, Report};
 use upcall_helpers::{seqpacket, sys};
 
-use crate::keep::{Job, Kept, PATIENCE};
+use crate::keep::{Job, Kept};
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
