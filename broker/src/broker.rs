@@ -35,7 +35,7 @@ use crate::hooks::pattern::Pattern;
 use crate::identify::core::CoreWords;
 use crate::identify::{self, Lost, Origin};
 use crate::intake::shim::{CoreCall, KernelPipe, Late, Shim};
-use crate::launch::Launcher;
+use crate::launch::{Launcher, Slot};
 use crate::linux::parse::CgroupLine;
 use crate::metrics::Metrics;
 use crate::resolve::{Container, Resolution, Resolver};
@@ -418,7 +418,9 @@ impl Broker {
                     controllers: Vec::new(),
                     path,
                 }];
-                self.launcher.end_helper(&record.id, &place);
+                for slot in Slot::KEPT {
+                    self.launcher.end_helper(&record.id, slot, &place);
+                }
             }
             let mut record = draft::close_former(record, &reports);
             let core = self.places.state.join(format!("cores/{}.core", record.id));

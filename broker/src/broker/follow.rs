@@ -13,19 +13,52 @@ use super::reason::{self, Explained};
 use crate::launch::Slot;
 use crate::store::record::{Action, Outcome};
 
+/// A launch whose end is not known yet.
+#[derive(Debug)]
+pub(super) struct Going {
+    slot: Slot,
+    /// When it was told to the launcher, nanoseconds of `CLOCK_MONOTONIC`.
+    since: u64,
+    /// Whether its program runs.
+    begun: bool,
+}
+
 impl Work<'_> {
+    /// Notes a launch that the launcher was told, and the action that it is, if the record says anything about it.
+    pub(super) fn launched(&mut self, slot: Slot, action: Option<Action>) {
+        self.actions.extend(action);
+        self.alive += 1;
+        self.going.push(Going {
+            slot,
+            since: monotonic(),
+            begun: false,
+        });
+    }
+
+    /// Whether this launch has not ended yet.
+    pub(super) fn is_going(&self, slot: Slot) -> bool {
+        self.going.iter().any(|going| going.slot == slot)
+    }
+
     /// Follows launches until each of them has an end, and writes the ends into their actions.
     ///
     /// # Errors
     /// Why the *last* of them was not started.
-    pub(super) async fn follow(&mut self, slots: &[Slot]) -> Result<(), Explained> {
-        let since = monotonic();
-        self.alive += slots.len();
-        let mut waiting = slots.to_vec();
+    pub(super) async fn follow(&mut self) -> Result<(), Explained> {
+        self.follow_until(|_| false).await
+    }
+
+    /// Follows launches until the programs of all of them run, or have an end.
+    pub(super) async fn begun(&mut self) {
+        // What went wrong is in the actions already.
+        drop(self.follow_until(|going| going.begun).await);
+    }
+
+    async fn follow_until(&mut self, far: impl Fn(&Going) -> bool) -> Result<(), Explained> {
         let mut result = Ok(());
-        while !waiting.is_empty() {
+        while !self.going.iter().all(&far) {
             let Some(report) = self.reports.recv().await else {
-                return Err(self.launcher_gone(&waiting, since));
+                return Err(self.launcher_gone());
             };
             let Some(slot) = Slot::from_number(report.slot) else {
                 continue;
@@ -34,10 +67,11 @@ impl Work<'_> {
                 self.alive = self.alive.saturating_sub(1);
             }
             // What still comes of a launch that has its end changes nothing.
-            if waiting.contains(&slot)
+            let of = |going: &Going| going.slot == slot;
+            if let Some(since) = self.going.iter().find(|g| of(g)).map(|going| going.since)
                 && let Some(ended) = self.take(slot, &report, since)
             {
-                waiting.retain(|other| *other != slot);
+                self.going.retain(|going| !of(going));
                 result = ended;
             }
         }
@@ -49,7 +83,10 @@ impl Work<'_> {
         match &report.event {
             Event::Started { .. } => {
                 self.launched.get_or_insert(report.time);
-                if slot == self.claimant && self.kernel.take().is_some() {
+                for going in self.going.iter_mut().filter(|going| going.slot == slot) {
+                    going.begun = true;
+                }
+                if Some(slot) == self.claimant && self.kernel.take().is_some() {
                     self.broker.stop_at("claimed");
                     self.shim.tell(Verdict::Done);
                 }
@@ -126,22 +163,22 @@ impl Work<'_> {
 
     /// A keeper that was killed leaves its helper's cgroup, and whoever is in it.
     fn end_leftover(&self, slot: Slot) {
-        if let (Slot::Run, Some(container)) = (slot, &self.container) {
+        if let (true, Some(container)) = (slot.has_keeper(), &self.container) {
             let place = container.leader.cgroups.clone();
             let (launcher, id) = (Arc::clone(&self.broker.launcher), self.open.id().to_owned());
-            tokio::task::spawn_blocking(move || launcher.end_helper(&id, &place));
+            tokio::task::spawn_blocking(move || launcher.end_helper(&id, slot, &place));
         }
     }
 
-    fn launcher_gone(&mut self, waiting: &[Slot], since: u64) -> Explained {
+    fn launcher_gone(&mut self) -> Explained {
         self.alive = 0;
         let message = "the launcher is gone; upcalld ends and is started again".to_owned();
         let wrong = Explained {
             reason: Reason::JoinFailed,
             message,
         };
-        for slot in waiting {
-            self.end(*slot, since, Some(wrong.clone()), |_| {});
+        for Going { slot, since, .. } in std::mem::take(&mut self.going) {
+            self.end(slot, since, Some(wrong.clone()), |_| {});
         }
         wrong
     }

@@ -1,18 +1,21 @@
-//! A plan, done: launches, the reports that come of them, and what the record says about it.
+//! A plan, done: who is started in which order, and what the record says about it.
 //!
 //! Who reads the kernel's pipe holds the claim, and only then the shim is let go. A helper that could not be started
 //! has not claimed: then what `on_failure` says is done with the same pipe.
 
+mod outcome;
+mod takers;
+
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::fcntl::OFlag;
 use tokio::sync::mpsc::UnboundedReceiver;
 use upcall_config::facts::Reason;
-use upcall_config::plan::{Place, Plan, Run, Store};
+use upcall_config::plan::Plan;
 use upcall_config::text::escape;
 use upcall_helpers::wire::{Event, Report};
 
 use super::cmdline::Reading;
+use super::follow::Going;
 use super::reason::{self, Explained};
 use super::{Broker, monotonic, release};
 use crate::admit::Tenant;
@@ -20,10 +23,12 @@ use crate::hooks::pattern::Pattern;
 use crate::identify::Origin;
 use crate::identify::core::CoreWords;
 use crate::intake::shim::{CoreCall, KernelPipe, Shim};
-use crate::launch::{Job, Launcher, Slot, Source};
+use crate::launch::{Launcher, Slot};
 use crate::resolve::Container;
 use crate::store::record::{Action, Outcome};
 use crate::store::records::Open;
+pub(super) use outcome::{fail, within_core_limit};
+use takers::Taker;
 
 /// What came of a plan.
 #[derive(Debug)]
@@ -80,6 +85,8 @@ pub(super) struct Work<'a> {
     /// Its command line, read while the helper is at work.
     pub(super) cmdline: Option<Reading>,
     pub(super) reports: UnboundedReceiver<Report>,
+    /// Launches whose end is not known yet.
+    pub(super) going: Vec<Going>,
     /// Launches that have not been reaped.
     pub(super) alive: usize,
     pub(super) actions: Vec<Action>,
@@ -88,7 +95,7 @@ pub(super) struct Work<'a> {
     pub(super) released: Option<u64>,
     pub(super) launched: Option<u64>,
     /// Whose start means that the claim is held.
-    pub(super) claimant: Slot,
+    pub(super) claimant: Option<Slot>,
 }
 
 impl Broker {
@@ -116,12 +123,13 @@ impl Broker {
             tenant,
             cmdline: None,
             reports,
+            going: Vec::new(),
             alive: 0,
             actions: Vec::new(),
             wrong: None,
             released: None,
             launched: None,
-            claimant: Slot::Run,
+            claimant: None,
         };
         work.refused_run(&plan);
         work.run_plan(plan).await;
@@ -151,22 +159,6 @@ impl Broker {
 }
 
 impl Work<'_> {
-    /// Notes a `run` that the rule has and that may not be done.
-    fn refused_run(&mut self, plan: &Plan) {
-        let Some(refusal) = plan.run_refused() else {
-            return;
-        };
-        let mut action = Action::new("run");
-        action.outcome = Outcome::Refused;
-        action.reason = Some(refusal.reason.to_string());
-        action.message = Some(refusal.message.clone());
-        self.actions.push(action);
-        self.wrong = Some(Explained {
-            reason: refusal.reason,
-            message: refusal.message.clone(),
-        });
-    }
-
     async fn run_plan(&mut self, plan: Plan) {
         let plan = if plan.pass() {
             if let Some(previous @ Pattern::Pipe(_)) = self.broker.previous() {
@@ -186,107 +178,21 @@ impl Work<'_> {
             }
             None => None,
         };
-        match (plan.run().cloned(), store) {
-            (Some(run), None) => {
-                if let Err(wrong) = self.run_from_kernel(&run).await {
-                    self.failed(wrong);
-                    if self.kernel.is_some() {
-                        Box::pin(self.run_plan(plan.after_failed_run())).await;
-                    }
+        let takers = Taker::all(&plan);
+        let taken = match (takers.as_slice(), store) {
+            ([], None) => true, // nobody is to have it
+            ([taker], None) => match self.straight(taker).await {
+                Ok(()) => true,
+                Err(wrong) => {
+                    self.failed(taker.slot(), wrong);
+                    self.kernel.is_none()
                 }
-            }
-            (Some(run), Some(store)) => self.run_and_store(&run, store).await,
-            (None, Some(store)) => self.store(store, None).await,
-            (None, None) => {}
+            },
+            (takers, store) => self.shared(takers, store, &plan).await,
+        };
+        if !taken {
+            Box::pin(self.run_plan(plan.after_failed_run())).await;
         }
-    }
-
-    /// A helper straight from the kernel's pipe.
-    async fn run_from_kernel(&mut self, run: &Run) -> Result<(), Explained> {
-        let Some(kernel) = &self.kernel else {
-            return Ok(());
-        };
-        let action = self.start(run, Source::Kernel(kernel)).await?;
-        self.actions.push(action);
-        self.claimant = Slot::Run;
-        self.follow(&[Slot::Run]).await
-    }
-
-    /// A copy on the host, and the helper fed from it.
-    async fn run_and_store(&mut self, run: &Run, store: Store) {
-        let Ok((read, write)) = nix::unistd::pipe2(OFlag::O_CLOEXEC) else {
-            return self.store(store, None).await;
-        };
-        let Some(kernel) = &self.kernel else { return };
-        let hold = kernel.pipe.as_fd();
-        let started = self.start(run, Source::Stored { pipe: read, hold }).await;
-        match started {
-            Ok(action) => {
-                self.actions.push(action);
-                self.store(store, Some(write)).await;
-            }
-            Err(wrong) => {
-                self.failed(wrong);
-                self.store(store, None).await;
-            }
-        }
-    }
-
-    async fn start(&self, run: &Run, source: Source<'_>) -> Result<Action, Explained> {
-        let job = Job {
-            id: self.open.id(),
-            record: self.open.file(),
-        };
-        let inside = run.place() == Place::Container;
-        let container = self.container.as_ref().filter(|_| inside);
-        let launched = self
-            .broker
-            .launcher
-            .run(job, run, container, self.origin.as_ref(), source);
-        launched
-            .await
-            .map_err(|error| reason::launch(&error, &self.place()))
-    }
-
-    async fn store(&mut self, store: Store, feed: Option<OwnedFd>) {
-        let helper = feed.is_some();
-        let started = {
-            let job = Job {
-                id: self.open.id(),
-                record: self.open.file(),
-            };
-            let cores = (&self.broker.cores, self.broker.settings.store.keep_free);
-            let Some(kernel) = &self.kernel else { return };
-            self.broker
-                .launcher
-                .store(job, store, cores, kernel, feed)
-                .await
-        };
-        let mut action = Action::new("store");
-        if let Err(error) = started {
-            let wrong = reason::launch(&error, "the host");
-            action.outcome = Outcome::Failed;
-            action.reason = Some(wrong.reason.to_string());
-            action.message = Some(wrong.message.clone());
-            self.actions.push(action);
-            return self.wrong(wrong);
-        }
-        let directory = self.broker.places.state.join("cores");
-        action.path = Some(
-            directory
-                .join(format!("{}.core", self.open.id()))
-                .display()
-                .to_string(),
-        );
-        self.actions.push(action);
-        self.claimant = Slot::Store;
-        let slots: &[Slot] = if helper {
-            &[Slot::Store, Slot::Run]
-        } else {
-            &[Slot::Store]
-        };
-        // What went wrong is in the actions already.
-        drop(self.follow(slots).await);
     }
 
     async fn pass(&mut self, plan: &Plan, previous: &Pattern) {
@@ -294,78 +200,31 @@ impl Work<'_> {
         let mut action = Action::new("pass");
         action.argv = Some(argv.iter().map(|word| escape(word)).collect());
         let started = {
-            let job = Job {
-                id: self.open.id(),
-                record: self.open.file(),
-            };
             let Some(kernel) = &self.kernel else { return };
             let pidfd = self.pidfd.as_ref().filter(|_| previous.wants_pidfd());
-            self.broker
-                .launcher
-                .pass(job, argv, kernel, pidfd.map(AsFd::as_fd))
+            let launcher = &self.broker.launcher;
+            launcher
+                .pass(self.job(), argv, kernel, pidfd.map(AsFd::as_fd))
                 .await
         };
-        self.actions.push(action);
         let followed = match started {
             Ok(()) => {
-                self.claimant = Slot::Pass;
-                self.follow(&[Slot::Pass]).await
+                self.launched(Slot::Pass, Some(action));
+                self.claimant = Some(Slot::Pass);
+                self.follow().await
             }
-            Err(error) => Err(reason::launch(&error, "the host")),
+            Err(error) => {
+                self.actions.push(action);
+                Err(reason::launch(&error, "the host"))
+            }
         };
         if let Err(wrong) = followed {
-            self.failed(wrong);
+            self.failed(Slot::Pass, wrong);
             if self.kernel.is_some() {
                 // The former handler is not there any more; its core is kept.
                 Box::pin(self.run_plan(plan.pass_as_store())).await;
             }
         }
-    }
-
-    /// Notes a launch that never was.
-    fn failed(&mut self, wrong: Explained) {
-        let open = |action: &&mut Action| action.outcome == Outcome::Open;
-        if let Some(action) = self.actions.iter_mut().find(open) {
-            fail(action, &wrong);
-        } else if !self
-            .actions
-            .iter()
-            .any(|action| action.outcome == Outcome::Failed)
-        {
-            let mut action = Action::new("run");
-            fail(&mut action, &wrong);
-            self.actions.push(action);
-        }
-        self.wrong(wrong);
-    }
-
-    pub(super) fn wrong(&mut self, wrong: Explained) {
-        self.wrong.get_or_insert(wrong);
-    }
-
-    /// The outcome of all actions together.
-    fn outcome(&self) -> (Outcome, Option<Reason>, Option<String>) {
-        let done = self
-            .actions
-            .iter()
-            .any(|action| matches!(action.outcome, Outcome::Done | Outcome::Partial));
-        let bad = self.actions.iter().any(|action| {
-            matches!(
-                action.outcome,
-                Outcome::Failed | Outcome::Partial | Outcome::Refused
-            )
-        });
-        let outcome = match (done, bad) {
-            (_, false) => Outcome::Done,
-            (true, true) => Outcome::Partial,
-            (false, true) => Outcome::Failed,
-        };
-        let wrong = self.wrong.as_ref();
-        (
-            outcome,
-            wrong.map(|wrong| wrong.reason),
-            wrong.map(|wrong| wrong.message.clone()),
-        )
     }
 
     /// Begins to read the command line, now that nothing waits for us.
@@ -377,51 +236,4 @@ impl Work<'_> {
             self.cmdline = self.broker.cmdlines.start(self.tenant, process);
         }
     }
-
-    pub(super) fn program(&self, slot: Slot) -> String {
-        if slot == Slot::Store {
-            return "upcall-store".to_owned();
-        }
-        let action = self
-            .actions
-            .iter()
-            .find(|action| action.action == slot.as_str());
-        let argv = action.and_then(|action| action.argv.as_ref());
-        argv.and_then(|argv| argv.first())
-            .cloned()
-            .unwrap_or_default()
-    }
-
-    pub(super) fn place(&self) -> String {
-        match &self.container {
-            None => "the host".to_owned(),
-            Some(container) => {
-                let facts = &container.facts;
-                escape(facts.name.as_ref().unwrap_or(&facts.id))
-            }
-        }
-    }
-}
-
-/// Whether the process's own core limit lets a copy be kept; the error says so in the record.
-pub(super) fn within_core_limit(store: Store, limit: Option<u64>) -> Result<(), Box<Action>> {
-    /// Below a page the kernel itself writes no core file (fs/coredump.c).
-    const PAGE: u64 = 4096;
-    let limit = limit.unwrap_or(u64::MAX);
-    if store.ignore_limit() || limit >= PAGE {
-        return Ok(());
-    }
-    let mut action = Action::new("store");
-    action.outcome = Outcome::Refused;
-    action.reason = Some(Reason::CoreLimit.to_string());
-    action.message = Some(format!(
-        "its core limit is {limit} (store.ignore_limit is false)"
-    ));
-    Err(Box::new(action))
-}
-
-pub(super) fn fail(action: &mut Action, wrong: &Explained) {
-    action.outcome = Outcome::Failed;
-    action.reason = Some(wrong.reason.to_string());
-    action.message = Some(wrong.message.clone());
 }

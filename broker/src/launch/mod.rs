@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::sync::mpsc;
 use upcall_config::plan::{Run, Store};
-use upcall_helpers::wire::{EncodeError, Exec, FdRole, Launch, Report, Task};
+use upcall_helpers::wire::{EncodeError, Exec, FdRole, Launch, Report, Task, cgroup_name};
 
 use crate::intake::shim::KernelPipe;
 use crate::linux::cgroup::Cgroups;
@@ -32,6 +32,12 @@ pub(crate) use enter::by_name;
 
 /// The launcher takes records as fast as it forks; one that does not for this long is not well.
 const SEND_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Where upcall-store finds the pipes of those it feeds.
+const FEEDS: std::ops::RangeInclusive<u8> = 6..=15;
+
+/// What takers have not read yet, where no copy is kept, takes at most so many bytes on the disk.
+const SPOOL_MAX: u64 = 4 << 30;
 
 /// Launches of one record, told apart in reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +58,14 @@ impl Slot {
             Self::Store => "store",
             Self::Pass => "pass",
         }
+    }
+
+    /// Those whose launches have a keeper, and a cgroup of their own.
+    pub const KEPT: [Self; 1] = [Self::Run];
+
+    /// Whether its launch has a keeper.
+    pub fn has_keeper(self) -> bool {
+        Self::KEPT.contains(&self)
     }
 
     /// The slot with this number on the wire.
@@ -98,7 +112,7 @@ pub enum LaunchError {
     Send(#[from] std::io::Error),
     /// A descriptor cannot be had.
     #[error("out of descriptors: {0}")]
-    Descriptor(Errno),
+    Descriptor(#[from] Errno),
 }
 
 /// The launcher's process, started before this one had threads or armour.
@@ -229,9 +243,10 @@ impl Launcher {
             .remove(id.as_bytes());
     }
 
-    /// Ends what is left of a record's helper whose keeper did not end it: everything in its cgroup, at or above `place`.
-    pub fn end_helper(&self, id: &str, place: &[CgroupLine]) {
-        self.cgroups.end_child(place, &format!("upcall-{id}"));
+    /// Ends what is left of a launch whose keeper did not end it: everything in its cgroup, at or above `place`.
+    pub fn end_helper(&self, id: &str, slot: Slot, place: &[CgroupLine]) {
+        let name = cgroup_name(id.as_bytes(), slot as u8);
+        self.cgroups.end_child(place, &name);
     }
 
     /// Leaves no cgroup of ours behind where no helper is.
@@ -283,25 +298,25 @@ impl Launcher {
         Ok(planned.action)
     }
 
-    /// Starts the worker that keeps a copy in `cores`, and feeds a helper through `feed`.
+    /// Starts the worker that reads the kernel's pipe, keeps a copy in `cores` if there is one to be kept, and feeds
+    /// takers through `feeds`, at most ten.
     ///
     /// # Errors
     /// See [`LaunchError`]; nothing was started then.
     pub async fn store(
         &self,
         job: Job<'_>,
-        store: Store,
+        store: Option<Store>,
         (cores, keep_free): (&File, u64),
         kernel: &KernelPipe,
-        feed: Option<OwnedFd>,
+        feeds: Vec<OwnedFd>,
     ) -> Result<(), LaunchError> {
-        let words = [
-            "upcall-store",
-            job.id,
-            "1",
-            &store.max_size().to_string(),
-            &keep_free.to_string(),
-        ];
+        let keep_free = keep_free.to_string();
+        let (keep, max_size) = match store {
+            Some(store) => ("copy", store.max_size().to_string()),
+            None => ("spool", SPOOL_MAX.to_string()),
+        };
+        let words = ["upcall-store", job.id, "1", keep, &max_size, &keep_free];
         let argv = words.iter().map(|word| word.as_bytes().to_vec()).collect();
         let exec = Exec {
             argv,
@@ -316,9 +331,8 @@ impl Launcher {
             (FdRole::Number(3), cores.as_fd()),
             (FdRole::Number(5), job.record.as_fd()),
         ];
-        if let Some(feed) = &feed {
-            fds.push((FdRole::Number(6), feed.as_fd()));
-        }
+        let feeds = FEEDS.zip(&feeds);
+        fds.extend(feeds.map(|(number, feed)| (FdRole::Number(number), feed.as_fd())));
         self.send(job.id, Slot::Store, Task::Exec(exec), &fds).await
     }
 

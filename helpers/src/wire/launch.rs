@@ -147,7 +147,7 @@ pub enum Place {
 /// One program to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
-    /// The record's id, 1 to 16 bytes of `[0-9a-z]`; reports carry it, and the helper's cgroup is `upcall-ID`.
+    /// The record's id, 1 to 16 bytes of `[0-9a-z]`; reports carry it.
     pub id: Vec<u8>,
     /// Tells several launches of one record apart; reports carry it.
     pub slot: u8,
@@ -155,6 +155,16 @@ pub struct Launch {
     pub fds: Vec<FdRole>,
     /// What to do with them.
     pub task: Task,
+}
+
+/// The name of a helper's own cgroup, by the [`Launch::id`] and [`Launch::slot`] of its launch.
+pub fn cgroup_name(id: &[u8], slot: u8) -> String {
+    let id = String::from_utf8_lossy(id);
+    if slot == 0 {
+        format!("upcall-{id}")
+    } else {
+        format!("upcall-{id}-{slot}")
+    }
 }
 
 /// The two ways of starting a program.

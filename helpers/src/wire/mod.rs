@@ -44,7 +44,7 @@ mod verdict;
 pub use field::{DecodeError, EncodeError};
 pub use id::{ID_LENGTH, id, is_id, is_id_prefix};
 pub use launch::{
-    Enter, Exec, FdRole, Launch, NAMESPACES, NamespaceId, Place, RLIMITS, Rlimit, Task,
+    Enter, Exec, FdRole, Launch, NAMESPACES, NamespaceId, Place, RLIMITS, Rlimit, Task, cgroup_name,
 };
 pub use report::{Event, Report, Stage, WaitStatus, reports};
 pub use request::{CORE_PIDFD_WORD, CORE_WORDS, Hook, Request, RequestFd};

@@ -11,7 +11,7 @@ use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use upcall_helpers::cgroupfs::open_beneath;
-use upcall_helpers::wire::Stage;
+use upcall_helpers::wire::{Stage, cgroup_name};
 
 use crate::failure::{At, Failure, require};
 use crate::sys;
@@ -41,10 +41,10 @@ impl Child {
 }
 
 impl HelperCgroup {
-    /// Makes the cgroup below `parent`, a directory of cgroup2.
-    pub(crate) fn create(parent: OwnedFd, id: &[u8]) -> Result<Self, Failure> {
+    /// Makes the cgroup of a launch below `parent`, a directory of cgroup2.
+    pub(crate) fn create(parent: OwnedFd, id: &[u8], slot: u8) -> Result<Self, Failure> {
         require(!is_frozen(parent.as_fd()), Stage::Freezer, Errno::EBUSY)?;
-        let name = format!("upcall-{}", String::from_utf8_lossy(id));
+        let name = cgroup_name(id, slot);
         Ok(Self {
             unified: Child::create(parent, &name)?,
             name,

@@ -103,7 +103,7 @@ impl Keeper<'_> {
         let hold = fds.take(FdRole::Hold);
         let claim = fds.take(FdRole::Claim);
         let parent = fds.need(FdRole::Cgroup)?;
-        let mut cgroup = HelperCgroup::create(parent, &self.launch.id)?;
+        let mut cgroup = HelperCgroup::create(parent, &self.launch.id, self.launch.slot)?;
         self.row.keep(cgroup.fd().as_raw_fd());
         let result = self
             .bound(&mut cgroup, &mut fds)

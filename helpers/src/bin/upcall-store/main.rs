@@ -1,11 +1,12 @@
-//! upcall-store: keeps a core on the host, and feeds a helper from what it has kept.
+//! upcall-store: keeps a core on the host, and feeds those who take it as well from what it has kept.
 //!
 //! Started by the launcher, which has taken the claim, with these descriptors: 0 the kernel's pipe, 3 the directory
-//! for cores, 4 the socket to the daemon, 5 the open record (append), 6 the helper's end of a pipe, if one is to be
-//! fed. Its words are the record's id, the launch's slot, the most bytes to keep, and the bytes to leave free.
+//! for cores, 4 the socket to the daemon, 5 the open record (append), from 6 on a pipe to write for each taker. Its
+//! words are the record's id, the launch's slot, `copy` or `spool` (a file without a name, for the takers alone), the
+//! most bytes of it, and the bytes to leave free.
 //!
-//! The kernel's pipe is emptied as fast as the disk takes it, whatever the helper does; the helper is fed from the
-//! file, at its own pace. Its keeper holds the kernel's pipe too, so the crashed process stays while the helper runs.
+//! The kernel's pipe is emptied as fast as the disk takes it, whatever the takers do; each is fed from the file, at
+//! its own pace. Their keepers hold the kernel's pipe too, so the crashed process stays while a helper runs.
 
 mod feed;
 mod keep;
@@ -26,6 +27,9 @@ use upcall_helpers::{seqpacket, sys};
 
 use crate::keep::{Job, Kept};
 
+/// The pipes of takers.
+const FEEDS: std::ops::RangeInclusive<i32> = 6..=15;
+
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match start(&arguments) {
@@ -35,7 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &[OsString]) -> Result<(), Errno> {
-    let [_, id, slot, max_size, keep_free] = arguments else {
+    let [_, id, slot, keep, max_size, keep_free] = arguments else {
         return Err(Errno::EINVAL);
     };
     let number = |word: &OsString| -> Result<u64, Errno> {
@@ -50,11 +54,14 @@ fn start(arguments: &[OsString]) -> Result<(), Errno> {
         id: id.as_bytes().to_vec(),
         slot: u8::try_from(number(slot)?).map_err(|_| Errno::EINVAL)?,
     };
+    let id = id.to_str().ok_or(Errno::EINVAL)?;
     let job = Job {
         pipe: sys::inherited(0)?,
         directory: sys::inherited(3)?,
-        feed: sys::inherited(6).ok(),
-        name: format!("{}.core", id.to_str().ok_or(Errno::EINVAL)?),
+        feeds: FEEDS
+            .map_while(|number| sys::inherited(number).ok())
+            .collect(),
+        name: (keep == "copy").then(|| format!("{id}.core")),
         max_size: number(max_size)?,
         keep_free: number(keep_free)?,
         patience: PATIENCE,

@@ -1,0 +1,148 @@
+//! Who gets a core: one alone straight from the kernel's pipe, several or one beside a copy through upcall-store,
+//! which reads the kernel's pipe as fast as it can and feeds each at its own pace.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use upcall_config::plan::{Place, Plan, Run, Store};
+
+use super::Work;
+use super::outcome::fail;
+use crate::broker::reason::{self, Explained};
+use crate::launch::{Job, Slot, Source};
+use crate::store::record::Action;
+
+/// One that takes the core, through a keeper.
+#[derive(Debug, Clone)]
+pub(super) enum Taker {
+    /// The rule's helper.
+    Run(Run),
+}
+
+impl Taker {
+    /// All of a plan, in the order in which they are started and recorded.
+    pub(super) fn all(plan: &Plan) -> Vec<Self> {
+        plan.run().cloned().map(Self::Run).into_iter().collect()
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        match self {
+            Self::Run(_) => Slot::Run,
+        }
+    }
+}
+
+impl Work<'_> {
+    /// One taker, straight from the kernel's pipe.
+    ///
+    /// # Errors
+    /// Why it was not started; where the kernel's pipe is still ours, nobody has read it.
+    pub(super) async fn straight(&mut self, taker: &Taker) -> Result<(), Explained> {
+        let Some(kernel) = &self.kernel else {
+            return Ok(());
+        };
+        let action = self.start(taker, Source::Kernel(kernel)).await?;
+        self.launched(taker.slot(), Some(action));
+        self.claimant = Some(taker.slot());
+        self.follow().await
+    }
+
+    /// Several takers, or a copy beside them. Returns whether somebody was found who reads the kernel's pipe.
+    pub(super) async fn shared(
+        &mut self,
+        takers: &[Taker],
+        store: Option<Store>,
+        plan: &Plan,
+    ) -> bool {
+        let mut feeds = Vec::new();
+        for taker in takers {
+            match self.start_fed(taker).await {
+                Ok(feed) => feeds.push((taker.slot(), feed)),
+                Err(wrong) => self.failed(taker.slot(), wrong),
+            }
+        }
+        let mut store = store;
+        if store.is_none() {
+            // Whoever cannot be started says so before the first byte is read: then it is not too late for on_failure.
+            self.begun().await;
+            feeds.retain(|(slot, _)| self.is_going(*slot));
+            if feeds.is_empty() {
+                return false;
+            }
+            if feeds.len() < takers.len() {
+                store = plan.after_failed_run().store();
+            }
+        }
+        let feeds = feeds.into_iter().map(|(_, feed)| feed).collect();
+        self.store(store, feeds).await;
+        true
+    }
+
+    /// Starts a taker that waits for what upcall-store will write to the pipe that is returned.
+    async fn start_fed(&mut self, taker: &Taker) -> Result<OwnedFd, Explained> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
+            .map_err(|errno| reason::launch(&errno.into(), &self.place()))?;
+        let Some(kernel) = &self.kernel else {
+            return Ok(write);
+        };
+        let hold = kernel.pipe.as_fd();
+        let source = Source::Stored { pipe: read, hold };
+        let action = self.start(taker, source).await?;
+        self.launched(taker.slot(), Some(action));
+        Ok(write)
+    }
+
+    async fn start(&self, taker: &Taker, source: Source<'_>) -> Result<Action, Explained> {
+        let launcher = &self.broker.launcher;
+        let launched = match taker {
+            Taker::Run(run) => {
+                let inside = run.place() == Place::Container;
+                let container = self.container.as_ref().filter(|_| inside);
+                let origin = self.origin.as_ref();
+                launcher
+                    .run(self.job(), run, container, origin, source)
+                    .await
+            }
+        };
+        launched.map_err(|error| reason::launch(&error, &self.place()))
+    }
+
+    /// Keeps a copy, if there is one to be kept, and feeds the takers.
+    async fn store(&mut self, store: Option<Store>, feeds: Vec<OwnedFd>) {
+        let Some(kernel) = &self.kernel else { return };
+        let cores = (&self.broker.cores, self.broker.settings.store.keep_free);
+        let launcher = &self.broker.launcher;
+        let started = launcher
+            .store(self.job(), store, cores, kernel, feeds)
+            .await;
+        let mut action = store.map(|_| Action::new("store"));
+        match started {
+            Ok(()) => {
+                let directory = self.broker.places.state.join("cores");
+                let path = directory.join(format!("{}.core", self.open.id()));
+                if let Some(action) = &mut action {
+                    action.path = Some(path.display().to_string());
+                }
+                self.launched(Slot::Store, action);
+                self.claimant = Some(Slot::Store);
+            }
+            Err(error) => {
+                let wrong = reason::launch(&error, "the host");
+                if let Some(action) = &mut action {
+                    fail(action, &wrong);
+                }
+                self.actions.extend(action);
+                self.wrong(wrong);
+            }
+        }
+        // What went wrong is in the actions already.
+        drop(self.follow().await);
+    }
+
+    pub(super) fn job(&self) -> Job<'_> {
+        Job {
+            id: self.open.id(),
+            record: self.open.file(),
+        }
+    }
+}
