@@ -36,7 +36,7 @@ DEMO_PACKAGES  := $(BUILD_PACKAGES) runc/runc podman/podman conmon/conmon busybo
 # Runtimes that only tests use; `make check RUNTIME_PACKAGES=` leaves them out, and says which tests that leaves out.
 # A name with a `?` is installed where this Debian has it; behind a slash: the program that makes it superfluous.
 RUNTIME_PACKAGES := crun uidmap containerd/containerd docker.io/dockerd docker-cli?/docker lxc systemd-container dbus python3-grpcio
-CHECK_PACKAGES := $(DEMO_PACKAGES) binutils systemd $(RUNTIME_PACKAGES)
+CHECK_PACKAGES := $(DEMO_PACKAGES) binutils gdb/gdb systemd $(RUNTIME_PACKAGES)
 
 .PHONY: help build helpers test-programs bench-peer demo check check-host bench fuzz install uninstall deb clean
 
@@ -54,10 +54,11 @@ helpers:
 	@for program in $(HELPERS); do \
 		$(CARGO) rustc --quiet --package upcall-helpers --bin $$program --profile helper -- $(STATIC); done
 
+# With symbols: a debugger is to find in a core what crashed.
 test-programs: helpers
 	@for program in upcall-probe crash-me; do \
 		$(CARGO) rustc --quiet --package upcall-e2e --no-default-features --bin $$program \
-			--profile helper -- $(STATIC); done
+			--profile helper -- $(STATIC) -Cstrip=none; done
 
 bench-peer: helpers
 	@$(CARGO) rustc --quiet --package upcall-e2e --no-default-features --bin bench-peer --profile helper -- $(STATIC)

@@ -15,6 +15,7 @@ use crate::sandbox::Sandbox;
 const PATTERN: &str = "/proc/sys/kernel/core_pattern";
 const PIPE_LIMIT: &str = "/proc/sys/kernel/core_pipe_limit";
 const SUID_DUMPABLE: &str = "/proc/sys/fs/suid_dumpable";
+const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
 
 /// Whoever changes the host's hooks in a test holds this.
 const LOCK: &str = "/run/upcalld-host-hooks.lock";
@@ -22,12 +23,13 @@ const LOCK: &str = "/run/upcalld-host-hooks.lock";
 /// What stood in the hooks while somebody has borrowed them.
 const SAVED: &str = "/run/upcalld-host-hooks.saved";
 
-/// core_pattern, core_pipe_limit and fs.suid_dumpable as they were.
+/// core_pattern, core_pipe_limit, fs.suid_dumpable and vm.max_map_count as they were.
 #[derive(Debug)]
 pub struct HostHook {
     pattern: String,
     pipe_limit: String,
     suid_dumpable: String,
+    max_map_count: String,
     _lock: File,
 }
 
@@ -41,10 +43,12 @@ impl HostHook {
         let pattern = format!("{}\n", hook.pattern).into_bytes();
         let pipe_limit = format!("{}\n", hook.pipe_limit).into_bytes();
         let suid_dumpable = format!("{}\n", hook.suid_dumpable).into_bytes();
+        let max_map_count = format!("{}\n", hook.max_map_count).into_bytes();
         crate::sys::write_at_the_end(vec![
             (c"/proc/sys/kernel/core_pattern", pattern),
             (c"/proc/sys/kernel/core_pipe_limit", pipe_limit),
             (c"/proc/sys/fs/suid_dumpable", suid_dumpable),
+            (c"/proc/sys/vm/max_map_count", max_map_count),
         ])?;
         Ok(hook)
     }
@@ -57,23 +61,25 @@ impl HostHook {
         let lock = File::create(LOCK).context(LOCK)?;
         lock.lock()?;
         if let Ok(saved) = std::fs::read_to_string(SAVED) {
-            let mut lines = saved.splitn(3, '\n');
+            let mut lines = saved.lines();
             let mut next = || lines.next().context(SAVED);
             write(PIPE_LIMIT, next()?)?;
             write(SUID_DUMPABLE, next()?)?;
-            write(PATTERN, next()?.trim_end_matches('\n'))?;
+            write(PATTERN, next()?)?;
+            write(MAX_MAP_COUNT, next()?)?;
         }
         let hook = Self {
             pattern: read(PATTERN)?,
             pipe_limit: read(PIPE_LIMIT)?,
             suid_dumpable: read(SUID_DUMPABLE)?,
+            max_map_count: read(MAX_MAP_COUNT)?,
             _lock: lock,
         };
         let mut file = File::create(SAVED).context(SAVED)?;
         writeln!(
             file,
-            "{}\n{}\n{}",
-            hook.pipe_limit, hook.suid_dumpable, hook.pattern
+            "{}\n{}\n{}\n{}",
+            hook.pipe_limit, hook.suid_dumpable, hook.pattern, hook.max_map_count
         )?;
         file.sync_all()?;
         Ok(hook)
@@ -114,6 +120,7 @@ impl HostHook {
         write(PATTERN, &self.pattern)?;
         write(PIPE_LIMIT, &self.pipe_limit)?;
         write(SUID_DUMPABLE, &self.suid_dumpable)?;
+        write(MAX_MAP_COUNT, &self.max_map_count)?;
         std::fs::remove_file(SAVED).or_else(|error| {
             let gone = error.kind() == std::io::ErrorKind::NotFound;
             if gone { Ok(()) } else { Err(error) }
@@ -136,6 +143,14 @@ impl Drop for HostHook {
 /// As write(2).
 pub fn suid_dumpable(_borrowed: &HostHook, value: &str) -> Result<()> {
     write(SUID_DUMPABLE, value)
+}
+
+/// Sets vm.max_map_count (proc_sys_vm(5)) until everything that was borrowed is put back.
+///
+/// # Errors
+/// As write(2).
+pub fn max_map_count(_borrowed: &HostHook, value: &str) -> Result<()> {
+    write(MAX_MAP_COUNT, value)
 }
 
 /// What stands in the hooks now: pattern and limit.

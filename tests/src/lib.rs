@@ -24,6 +24,8 @@ pub mod docker;
 #[cfg(feature = "harness")]
 pub mod fuse;
 #[cfg(feature = "harness")]
+pub mod gdb;
+#[cfg(feature = "harness")]
 pub mod hook;
 #[cfg(feature = "harness")]
 pub mod image;

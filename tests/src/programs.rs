@@ -82,9 +82,39 @@ fn build(target: &Path) -> Result<()> {
         if package == "upcall-e2e" {
             cargo.arg("--no-default-features");
         }
-        run(cargo.args(["--", "-Ctarget-feature=+crt-static"]))?;
+        cargo.args(["--", "-Ctarget-feature=+crt-static"]);
+        if package == "upcall-e2e" {
+            // A debugger is to find in a core what crashed.
+            cargo.arg("-Cstrip=none");
+        }
+        run(&mut cargo)?;
     }
     Ok(())
+}
+
+/// Builds a program of the tests' own in C, freestanding and static, for 32-bit x86.
+///
+/// # Errors
+/// gcc fails; the error has what it said.
+pub fn build_32_bit(source: &str, to: &Path) -> Result<()> {
+    let file = to.with_extension("c");
+    std::fs::write(&file, source)?;
+    let mut gcc = command("gcc");
+    gcc.args(["-m32", "-O0", "-g", "-ffreestanding"]);
+    gcc.args(["-fno-pie", "-no-pie", "-nostdlib", "-static", "-o"]);
+    run(gcc.arg(to).arg(&file)).map(drop)
+}
+
+/// Whether such a program can be built and runs here.
+pub(crate) fn makes_32_bit() -> bool {
+    const EXIT: &str =
+        "void _start(void) { __asm__(\"int $0x80\" : : \"a\"(1), \"b\"(0)); for (;;); }\n";
+    let place = std::env::temp_dir().join(format!("upcall-e2e-32-{}", std::process::id()));
+    let ran = std::fs::create_dir(&place).is_ok()
+        && build_32_bit(EXIT, &place.join("exit")).is_ok()
+        && run(&mut command(place.join("exit"))).is_ok();
+    drop(std::fs::remove_dir_all(&place));
+    ran
 }
 
 fn cargo(target: &Path) -> Command {

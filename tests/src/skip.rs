@@ -26,6 +26,10 @@ pub enum Need {
     Grpc,
     /// unshare(2) for everybody, and the unshare and setpriv programs.
     Unprivileged,
+    /// gdb.
+    Gdb,
+    /// A gcc that makes 32-bit programs.
+    Gcc32,
     /// FUSE.
     Fuse,
     /// systemd-analyze.
@@ -64,6 +68,11 @@ impl Need {
             Self::Unprivileged => (
                 has("unshare") && has("setpriv") && may_unshare(),
                 "user namespaces for everybody, unshare and setpriv",
+            ),
+            Self::Gdb => (has("gdb"), "gdb"),
+            Self::Gcc32 => (
+                crate::programs::makes_32_bit(),
+                "gcc -m32 and a kernel that runs its programs",
             ),
             Self::Fuse => (Path::new("/dev/fuse").exists(), "/dev/fuse"),
             Self::Machine => (

@@ -1,5 +1,7 @@
 //! A daemon in a sandbox that the kernel itself calls, for as long as the test has borrowed the host's hook.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use upcall_e2e::container::Container;
 use upcall_e2e::daemon::Daemon;
@@ -60,13 +62,15 @@ impl HostScene {
         Ok(record)
     }
 
+    /// Where the core is that a record says is kept.
+    pub(crate) fn kept(&self, record: &Record) -> PathBuf {
+        let cores = self.sandbox.state().join("cores");
+        cores.join(format!("{}.core", record.id))
+    }
+
     /// The core that a record says is kept, which is one of an ELF process.
     pub(crate) fn core(&self, record: &Record) -> Result<Vec<u8>> {
-        let core = std::fs::read(
-            self.sandbox
-                .state()
-                .join(format!("cores/{}.core", record.id)),
-        )?;
+        let core = std::fs::read(self.kept(record))?;
         assert!(core.starts_with(b"\x7fELF"));
         assert_eq!(
             action(record, "store")?.stored_bytes,

@@ -12,6 +12,8 @@ mod host_crashes;
 #[cfg(test)]
 mod host_hooks;
 #[cfg(test)]
+mod host_kinds;
+#[cfg(test)]
 mod host_missed;
 #[cfg(test)]
 mod host_scene;

@@ -92,14 +92,18 @@ fn reap() {
 fn victim(words: &[String]) -> ExitCode {
     let mut memory = Vec::new();
     let (mut threads, mut leader_exits, mut times, mut waiting) = (0_u32, false, None, false);
+    let mut in_thread = false;
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let number = value.parse::<u64>().unwrap_or(0);
         match key {
             "--wait" => waiting = true,
             "--mib" => memory = vec![0x5a_u8; usize::try_from(number << 20).unwrap_or(0)],
+            "--sparse-gib" if sys::sparse(number << 30).is_ok() => {}
+            "--mappings" if sys::mappings(number).is_ok() => {}
             "--threads" => threads = u32::try_from(number).unwrap_or(0),
             "--leader-exits" => leader_exits = true,
+            "--in-thread" => in_thread = true,
             "--undumpable" => drop(set_dumpable(false).ok()),
             "--core-limit" => drop(setrlimit(Resource::RLIMIT_CORE, number, number)),
             "--times" => times = Some(number),
@@ -121,6 +125,12 @@ fn victim(words: &[String]) -> ExitCode {
             sys::crash()
         });
         sys::end_this_thread()
+    }
+    if in_thread {
+        std::thread::spawn(|| sys::crash());
+        loop {
+            std::thread::park();
+        }
     }
     std::hint::black_box(&memory);
     sys::crash()

@@ -10,7 +10,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-/// Writes where nothing is. A signal sent to oneself would not do: the kernel ignores those of a container's PID 1.
+/// Writes where nothing is, in a function that a debugger finds. A signal sent to oneself would not do: the kernel ignores those of a container's PID 1.
+#[inline(never)]
 pub(crate) fn crash() -> ! {
     loop {
         // SAFETY: none; this write faults, and that is what the program is for.
@@ -24,6 +25,44 @@ pub(crate) fn end_this_thread() -> ! {
         // SAFETY: exit(2), not exit(3): the kernel ends the calling thread and runs nothing of ours.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
+}
+
+/// Memory of so many bytes of which one page in each GiB was ever written: the kernel dumps all of it.
+pub(crate) fn sparse(bytes: u64) -> Result<(), Errno> {
+    let length = usize::try_from(bytes).map_err(|_| Errno::EINVAL)?;
+    let memory = map(length, libc::PROT_READ | libc::PROT_WRITE)?;
+    for offset in (0..length).step_by(1 << 30) {
+        // SAFETY: the offset is below the length of the mapping.
+        let place = unsafe { memory.add(offset) };
+        // SAFETY: the mapping can be written, and nothing else knows it.
+        unsafe { place.write_volatile(1) };
+    }
+    Ok(())
+}
+
+/// So many mappings of a page each: neighbours that differ are not merged.
+pub(crate) fn mappings(number: u64) -> Result<(), Errno> {
+    const PAGE: usize = 4096;
+    let number = usize::try_from(number).map_err(|_| Errno::EINVAL)?;
+    let memory = map(number * PAGE, libc::PROT_READ)?;
+    for page in (0..number).step_by(2) {
+        // SAFETY: the page is one of the mapping's.
+        let page = unsafe { memory.add(page * PAGE) };
+        // SAFETY: mprotect takes a page of our own, which nothing else knows.
+        Errno::result(unsafe { libc::mprotect(page.cast(), PAGE, libc::PROT_NONE) })?;
+    }
+    Ok(())
+}
+
+/// New private memory that is not there until it is touched.
+fn map(length: usize, protection: libc::c_int) -> Result<*mut u8, Errno> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: mmap at an address of the kernel's choice replaces nothing.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+    if memory == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    Ok(memory.cast())
 }
 
 /// A descriptor of another process (pidfd_getfd(2)).
