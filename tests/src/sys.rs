@@ -1,11 +1,14 @@
-//! What happens when somebody ends a test or the demo from outside: the harness's only unsafe.
+//! What happens when somebody ends a test or the demo from outside, and leases: the harness's only unsafe.
 
 #![expect(
     unsafe_code,
-    reason = "signal handlers; the harness's other modules are without"
+    reason = "signal handlers, leases; the harness's other modules are without"
 )]
 
 use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -86,4 +89,42 @@ fn end_by(signal: libc::c_int) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: raise takes a number.
     unsafe { libc::raise(signal) };
+}
+
+/// include/uapi/asm-generic/fcntl.h; libc has none.
+const F_SETSIG: libc::c_int = 10;
+
+/// A lease on a file (fcntl(2), `F_SETLEASE`): whoever opens it, to execute it also, waits until this is dropped, for as
+/// long as fs.lease-break-time (45 s) allows.
+#[derive(Debug)]
+pub struct Lease(File);
+
+impl Lease {
+    /// Takes it: nobody else has the file open.
+    ///
+    /// # Errors
+    /// As open(2), fcntl(2).
+    pub fn take(path: &Path) -> std::io::Result<Self> {
+        let file = File::open(path)?;
+        // Its signal when somebody waits: one that nobody minds. SIGIO would end this process.
+        control(&file, F_SETSIG, libc::SIGURG)?;
+        control(&file, libc::F_SETLEASE, libc::F_WRLCK)?;
+        Ok(Self(file))
+    }
+
+    /// Whether somebody waits: the lease is then not what it was.
+    pub fn waited_for(&self) -> bool {
+        control(&self.0, libc::F_GETLEASE, 0).is_ok_and(|kind| kind != libc::F_WRLCK)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let _ = control(&self.0, libc::F_SETLEASE, libc::F_UNLCK);
+    }
+}
+
+fn control(file: &File, what: libc::c_int, number: libc::c_int) -> Result<libc::c_int, Errno> {
+    // SAFETY: these commands of fcntl take a number.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), what, number) })
 }

@@ -19,6 +19,7 @@ use upcall_e2e::sandbox::Sandbox;
 use upcalld::store::record::Outcome;
 
 use crate::host_scene::{HostScene, PROBE_AND_STORE, handled_inside};
+use crate::scene::nothing_in;
 
 /// A child of PID 1 crashes, then PID 1 itself.
 fn both_crash(start: impl FnOnce(&Sandbox) -> Result<Container>) -> Result<()> {
@@ -154,16 +155,20 @@ fn on_the_host() -> Result<()> {
 }
 
 #[test]
-fn a_core_limit_of_0_is_the_rules_business_and_one_of_1_the_kernels() -> Result<()> {
+fn a_core_limit_below_a_page_is_the_rules_business_and_one_of_1_the_kernels() -> Result<()> {
     needs!(HostHooks, Root);
     let rules = "[[rule]]\nupcall = \"core\"\nmatch.process = { uid = 0, comm = \"crash-me\" }\nstore = {}\n";
     let scene = HostScene::new(rules)?;
-    let (pid, _) = on_the_host_with(&scene, &["--core-limit=0"])?;
-    let record = scene.record(pid)?;
-    assert_eq!(
-        action(&record, "store")?.reason.as_deref(),
-        Some("core_limit")
-    );
+    for limit in ["--core-limit=0", "--core-limit=2", "--core-limit=4095"] {
+        let (pid, _) = on_the_host_with(&scene, &[limit])?;
+        let record = scene.record(pid)?;
+        assert_eq!(
+            action(&record, "store")?.reason.as_deref(),
+            Some("core_limit"),
+            "{limit}"
+        );
+    }
+    assert!(nothing_in(&scene.sandbox.state().join("cores")));
     let (pid, dumped) = on_the_host_with(&scene, &["--core-limit=65536"])?;
     assert!(dumped);
     assert_eq!(scene.record(pid)?.outcome, Outcome::Done);
@@ -171,7 +176,7 @@ fn a_core_limit_of_0_is_the_rules_business_and_one_of_1_the_kernels() -> Result<
     let (pid, dumped) = on_the_host_with(&scene, &["--core-limit=1"])?;
     pause(Duration::from_millis(300));
     let all = scene.daemon.records().all();
-    assert!(!dumped && all.len() == 2 && all.iter().all(|record| record.process.pid != Some(pid)));
+    assert!(!dumped && all.len() == 4 && all.iter().all(|record| record.process.pid != Some(pid)));
     scene.end()
 }
 

@@ -10,6 +10,8 @@ mod host_bad_days;
 #[cfg(test)]
 mod host_crashes;
 #[cfg(test)]
+mod host_cut_short;
+#[cfg(test)]
 mod host_hooks;
 #[cfg(test)]
 mod host_kinds;

@@ -1,0 +1,147 @@
+//! Dumps that do not come to their end: somebody is killed or goes away in the middle, or nothing ever comes.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::signal::{Signal, kill};
+use upcall_e2e::command::until;
+use upcall_e2e::container::{Container, children, pid_of, runs};
+use upcall_e2e::gdb::Crash;
+use upcall_e2e::needs;
+use upcall_e2e::records::action;
+use upcall_e2e::runc::Runc;
+use upcall_e2e::sys::Lease;
+use upcalld::store::record::Outcome;
+
+use crate::host_scene::HostScene;
+use crate::scene::nothing_in;
+
+const STORE: &str = "[[rule]]\nupcall = \"core\"\nstore = { ignore_limit = true }\n";
+
+/// More than the kernel writes while a worker is looked for.
+const MUCH: &str = "--mib=400";
+
+/// The worker that keeps a core, stopped in the middle of it.
+fn stopped_worker(scene: &HostScene) -> Result<u32> {
+    let launcher = scene.daemon.launcher();
+    // What is executed by descriptor has the descriptor's number for a name.
+    let words = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let worker = until(Duration::from_secs(5), "the worker", || {
+        let all = children(launcher);
+        all.into_iter()
+            .find(|pid| words(pid).starts_with(b"upcall-store\0"))
+    })?;
+    kill(pid_of(worker), Signal::SIGSTOP)?;
+    Ok(worker)
+}
+
+fn gone(pid: u32) -> Result<()> {
+    until(Duration::from_secs(5), "its end", || {
+        (!runs(pid)).then_some(())
+    })
+}
+
+fn start(scene: &HostScene) -> Result<Container> {
+    Runc::new("web").user_namespace().start(&scene.sandbox)
+}
+
+/// What was kept of it is marked, and is enough to see where it crashed.
+fn begun(scene: &HostScene, init: u32, pid: u32) -> Result<()> {
+    let record = scene.record(pid)?;
+    let found = record.container.as_ref().map(|found| found.leader_pid);
+    assert_eq!(found, Some(init), "{record:?}");
+    let store = action(&record, "store")?;
+    let stored = store.stored_bytes.unwrap_or(0);
+    assert!(stored > 0 && stored < 400 << 20, "{stored}");
+    let program = scene.sandbox.path("bin/crash-me");
+    let crash = Crash::open(&program, &scene.kept(&record))?;
+    assert_eq!(crash.signal, "SIGSEGV", "{}", crash.said);
+    assert_eq!(crash.functions, ["crash_me::sys::crash"], "{}", crash.said);
+    assert_eq!(scene.daemon.records().all().len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_process_killed_in_the_middle_leaves_what_opens_in_gdb() -> Result<()> {
+    needs!(HostHooks, Root, Runc, Gdb);
+    let scene = HostScene::new(STORE)?;
+    let container = start(&scene)?;
+    let victim = container.victim(&[MUCH])?;
+    container.crash(victim)?;
+    let worker = stopped_worker(&scene)?;
+    kill(pid_of(victim), Signal::SIGKILL)?;
+    kill(pid_of(worker), Signal::SIGCONT)?;
+    gone(victim)?;
+    begun(&scene, container.init(), victim)?;
+    drop(container);
+    scene.end()
+}
+
+#[test]
+fn a_container_removed_in_the_middle_leaves_what_opens_in_gdb() -> Result<()> {
+    needs!(HostHooks, Root, Runc, Gdb);
+    let scene = HostScene::new(STORE)?;
+    let container = start(&scene)?;
+    let victim = container.victim(&[MUCH])?;
+    container.crash(victim)?;
+    let worker = stopped_worker(&scene)?;
+    container.kill()?;
+    let init = container.init();
+    drop(container);
+    assert!(!runs(init) && !runs(victim));
+    kill(pid_of(worker), Signal::SIGCONT)?;
+    begun(&scene, init, victim)?;
+    scene.end()
+}
+
+#[test]
+fn a_worker_killed_in_the_middle_lets_the_process_go_and_leaves_nothing() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let scene = HostScene::new(STORE)?;
+    let container = start(&scene)?;
+    let victim = container.victim(&[MUCH])?;
+    container.crash(victim)?;
+    let worker = stopped_worker(&scene)?;
+    kill(pid_of(worker), Signal::SIGKILL)?;
+    gone(victim)?;
+    let record = scene.record(victim)?;
+    assert_eq!(record.outcome, Outcome::Failed, "{record:?}");
+    assert_eq!(record.reason.as_deref(), Some("helper_signal"));
+    assert!(nothing_in(&scene.sandbox.state().join("cores")));
+    assert!(nothing_in(&scene.sandbox.spool()));
+    // And the next one is kept.
+    let next = container.victim(&[])?;
+    container.crash(next)?;
+    let record = scene.record(next)?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    scene.core(&record)?;
+    drop(container);
+    scene.end()
+}
+
+#[test]
+fn a_process_killed_before_the_first_byte_has_an_empty_core() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let scene = HostScene::new(STORE)?;
+    let container = start(&scene)?;
+    let victim = container.victim(&[])?;
+    // The kernel waits until the shim is executed, whatever comes, and then looks whether to dump at all.
+    let lease = Lease::take(&scene.sandbox.libexec().join("upcall-shim"))?;
+    container.crash(victim)?;
+    until(Duration::from_secs(5), "the kernel to start it", || {
+        lease.waited_for().then_some(())
+    })?;
+    kill(pid_of(victim), Signal::SIGKILL)?;
+    drop(lease);
+    gone(victim)?;
+    // By then it may be gone for everybody who looks.
+    let record = scene.daemon.records().of(victim)?;
+    let store = action(&record, "store")?;
+    assert_eq!(
+        (store.stored_bytes, &store.path),
+        (Some(0), &None),
+        "{record:?}"
+    );
+    drop(container);
+    scene.end()
+}
