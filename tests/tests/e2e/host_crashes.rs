@@ -282,51 +282,6 @@ fn two_at_once_are_two() -> Result<()> {
 }
 
 #[test]
-fn a_burst_of_one_container_is_nothing_to_another() -> Result<()> {
-    needs!(HostHooks, Root, Runc);
-    let rules = PROBE_AND_STORE.replacen(
-        "store = { ignore_limit = true }",
-        "store = { ignore_limit = true, max_size = \"1MiB\" }",
-        1,
-    );
-    let scene = HostScene::new(&rules)?;
-    let start = |name: &str| Runc::new(name).user_namespace().start(&scene.sandbox);
-    let (bursting, quiet) = (start("burst")?, start("quiet")?);
-    let leader = quiet.leader()?;
-    let victim = quiet.victim(&[])?;
-    let burst = bursting.spawn(&["/crash-me", "--times=200"])?;
-    until(Duration::from_secs(5), "the burst", || {
-        (scene.daemon.records().all().len() > 10).then_some(())
-    })?;
-    let asked = Instant::now();
-    quiet.crash(victim)?;
-    let record = scene.record(victim)?;
-    let took = asked.elapsed();
-    handled_inside(&record, &quiet, &leader)?;
-    assert!(took < Duration::from_secs(1), "{took:?}");
-    until(Duration::from_mins(1), "the burst's end", || {
-        (!runs(burst)).then_some(())
-    })?;
-    // Each of them is told: in a record of its own, or counted in one.
-    let told = || -> u64 {
-        let records = scene.daemon.records().all();
-        let of_burst = records.iter().filter(|record| {
-            record
-                .container
-                .as_ref()
-                .is_some_and(|found| found.leader_pid == bursting.init())
-        });
-        of_burst.map(|record| record.count).sum()
-    };
-    until(Duration::from_secs(20), "200 of them", || {
-        (told() >= 200).then_some(())
-    })?;
-    assert_eq!(told(), 200);
-    drop((bursting, quiet));
-    scene.end()
-}
-
-#[test]
 fn nobody_enters_where_processes_that_change_ids_can_be_traced() -> Result<()> {
     needs!(HostHooks, Root, Runc);
     let scene = HostScene::new(PROBE_AND_STORE)?;

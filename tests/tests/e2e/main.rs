@@ -20,6 +20,8 @@ mod host_missed;
 #[cfg(test)]
 mod host_scene;
 #[cfg(test)]
+mod host_storm;
+#[cfg(test)]
 mod host_unit;
 #[cfg(test)]
 mod ns_attack_bounds;

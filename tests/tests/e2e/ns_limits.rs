@@ -38,10 +38,13 @@ limit = { rate = "3/min" }
     )?;
     let one = Runc::new("one").user_namespace().start(&scene.sandbox)?;
     let other = Runc::new("other").user_namespace().start(&scene.sandbox)?;
-    let dump = CoreDump::of(one.init())?.bytes(10_000);
+    // More than a pipe holds: what is refused is not read.
+    let dump = CoreDump::of(one.init())?.bytes(2 << 20);
+    let mut taken = Vec::new();
     for _ in 0..10 {
-        dump.dump(&scene.sandbox)?;
+        taken.push(dump.dump(&scene.sandbox)?.taken);
     }
+    assert_eq!(taken, [[true; 3].as_slice(), &[false; 7]].concat());
     // The crowd of one is nothing to another.
     assert!(CoreDump::of(other.init())?.dump(&scene.sandbox)?.taken);
     let records = scene.records(5, TOGETHER)?;
