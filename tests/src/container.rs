@@ -259,6 +259,17 @@ impl Container {
         self.signal(self.init, Signal::SIGKILL)
     }
 
+    /// Waits for its init's end, which comes when whatever is left to us of it is reaped.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn ended(&self) -> Result<()> {
+        until(PATIENCE, "its init's end", || {
+            self.reap();
+            (!runs(self.init)).then_some(())
+        })
+    }
+
     /// Runs a program of its root in its mount namespace with all the host's rights: for what its own may not.
     ///
     /// # Errors

@@ -86,9 +86,10 @@ fn a_container_removed_in_the_middle_leaves_what_opens_in_gdb() -> Result<()> {
     container.crash(victim)?;
     let worker = stopped_worker(&scene)?;
     container.kill()?;
+    container.ended()?;
+    assert!(!runs(victim));
     let init = container.init();
     drop(container);
-    assert!(!runs(init) && !runs(victim));
     kill(pid_of(worker), Signal::SIGCONT)?;
     begun(&scene, init, victim)?;
     scene.end()
