@@ -103,6 +103,12 @@ impl Bench {
         self.said(self.command(program, words))
     }
 
+    /// What it prints, byte by byte.
+    pub(crate) fn bytes(&self, words: &[&str]) -> Vec<u8> {
+        let program = Path::new(env!("CARGO_BIN_EXE_upcallctl"));
+        self.command(program, words).output().unwrap().stdout
+    }
+
     /// Runs it as nobody.
     pub(crate) fn run_as_nobody(&self, words: &[&str]) -> Said {
         use std::os::unix::process::CommandExt;

@@ -9,6 +9,8 @@ mod given;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod cores;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod errors;

@@ -38,7 +38,7 @@ fn on_a_terminal(
     while let Ok(count @ 1..) = master.read(&mut chunk) {
         bytes.extend_from_slice(&chunk[..count]);
     }
-    assert!(child.wait().unwrap().success());
+    child.wait().unwrap();
     String::from_utf8(bytes).unwrap().replace("\r\n", "\n")
 }
 
@@ -94,6 +94,17 @@ fn colours_are_for_terminals_and_for_who_wants_them() {
 }
 
 #[test]
+fn a_core_is_not_for_a_terminal() {
+    let bench = Bench::with(&given::all());
+    std::fs::create_dir(bench.path("s/cores")).unwrap();
+    bench.write("s/cores/k3m9q0tz.core", "secret");
+    assert_eq!(
+        on_a_terminal(&bench, 80, &["cores", "dump", "k3m"], &[]),
+        ""
+    );
+}
+
+#[test]
 fn tenants_bytes_never_reach_a_terminal() {
     let bench = Bench::with(&[given::hostile()]);
     for words in [&["list"][..], &["show", "h2z"]] {
@@ -101,4 +112,6 @@ fn tenants_bytes_never_reach_a_terminal() {
         assert!(text.contains(r"x y\x1b[2J\x0ak3m"), "{text}");
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
     }
+    let text = plain(&on_a_terminal(&bench, 300, &["cores"], &[]));
+    assert!(text.contains(r"/tmp/a b\\c"), "{text}");
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cores::args::CoresArgs;
 use crate::filter::Filter;
 use crate::since::Since;
 
@@ -140,6 +141,10 @@ pub(crate) enum Command {
         /// Its id, or the start of it
         id: String,
     },
+    /// List crashes and what became of their cores; write a core out, remove cores
+    ///
+    /// Cores are root's alone; who may read records may list them.
+    Cores(CoresArgs),
     /// Show which rule would take an upcall, why the others would not, and what would run; nothing is run
     Explain(ExplainArgs),
     /// Check rules and settings, and show every mistake with its place
@@ -235,7 +240,7 @@ pub(crate) struct InstallArgs {
 }
 
 /// A signal as rules write it; `SIG` before it and numbers are understood.
-fn signal(text: &str) -> Result<String, String> {
+pub(crate) fn signal(text: &str) -> Result<String, String> {
     use upcall_config::upcall::Signal;
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);

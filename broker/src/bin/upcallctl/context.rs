@@ -137,6 +137,7 @@ fn name(command: &Command) -> &'static str {
         Command::Watch(_) => "watch",
         Command::Show { .. } => "show",
         Command::Explain(_) => "explain",
+        Command::Cores(asked) => asked.name(),
         Command::Check { .. } => "check",
         Command::Reload => "reload",
         Command::Install(_) => "install core",

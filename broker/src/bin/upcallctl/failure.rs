@@ -51,6 +51,14 @@ pub(crate) enum Failure {
         /// How to find the right one.
         help: String,
     },
+    /// It was asked for in a way that cannot be meant.
+    #[error("{what}")]
+    Usage {
+        /// What is wrong.
+        what: String,
+        /// What may be meant.
+        help: String,
+    },
     /// Nobody of this user's may do this.
     #[error("`upcallctl {command}` needs {needs}; you are {who}")]
     NotPermitted {
@@ -192,6 +200,7 @@ impl Failure {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Closed => 0,
+            Self::Usage { .. } => 2,
             Self::NotRunning { .. } | Self::Ended => 3,
             Self::NotFound { .. } => 4,
             Self::NotPermitted { .. } => 5,
@@ -219,7 +228,9 @@ impl Failure {
             Self::NotRunning { .. } | Self::Ended => {
                 format!("upcalld {} --foreground", context.options)
             }
-            Self::NotFound { help, .. } | Self::SelfTest { help, .. } => help.clone(),
+            Self::NotFound { help, .. }
+            | Self::Usage { help, .. }
+            | Self::SelfTest { help, .. } => help.clone(),
             Self::NotPermitted {
                 command,
                 needs,
@@ -282,6 +293,7 @@ impl Failure {
             | Self::Output(_)
             | Self::Call(_)
             | Self::NotFound { .. }
+            | Self::Usage { .. }
             | Self::NotPermitted { .. }
             | Self::Records(_)
             | Self::File { .. }

@@ -4,18 +4,17 @@ use clap::Args;
 use upcall_config::facts::Reason;
 use upcalld::store::record::{Container, Outcome, Record};
 
+use crate::cli::signal;
+use crate::row::file_name;
+
 /// Actions that a record can name.
 const ACTIONS: [&str; 5] = ["run", "store", "pass", "deny", "self_test"];
 
 /// The filters; all that are given must hold.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Filter {
-    /// Only of this container: name, id or the start of one, runtime/name; `*` and `?` as in file names
-    #[arg(long, value_name = "NAME")]
-    pub(crate) container: Option<String>,
-    /// Only of this pod: name or namespace/name; `*` and `?` as in file names
-    #[arg(long, value_name = "NAME")]
-    pub(crate) pod: Option<String>,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
     /// Only this kind
     #[arg(long, value_name = "KIND", value_parser = ["core"])]
     pub(crate) kind: Option<String>,
@@ -25,16 +24,56 @@ pub(crate) struct Filter {
     pub(crate) verdict: Option<String>,
 }
 
+/// Whose upcalls: what `list`, `watch` and `cores` have in common.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Whose {
+    /// Only of this container: name, id or the start of one, runtime/name; `*` and `?` as in file names
+    #[arg(long, value_name = "NAME")]
+    pub(crate) container: Option<String>,
+    /// Only of this pod: name or namespace/name; `*` and `?` as in file names
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pod: Option<String>,
+    /// Only of containers of this image; `*` and `?` as in file names
+    #[arg(long, value_name = "NAME")]
+    pub(crate) image: Option<String>,
+    /// Only of this program: its path or the last part of it; `*` and `?` as in file names
+    #[arg(long, value_name = "PATH")]
+    pub(crate) exe: Option<String>,
+    /// Only crashes by this signal, by name or number
+    #[arg(long, value_name = "SIGNAL", value_parser = signal)]
+    pub(crate) signal: Option<String>,
+}
+
 impl Filter {
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self {
+            whose,
+            kind,
+            verdict,
+        } = self;
+        whose.is_empty() && kind.is_none() && verdict.is_none()
+    }
+
+    /// Whether a record is meant.
+    pub(crate) fn takes(&self, record: &Record) -> bool {
+        self.whose.takes(record)
+            && holds(self.kind.as_ref(), |kind| record.kind == kind)
+            && holds(self.verdict.as_ref(), |word| is_verdict(record, word))
+    }
+}
+
+impl Whose {
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         let Self {
             container,
             pod,
-            kind,
-            verdict,
+            image,
+            exe,
+            signal,
         } = self;
-        [container, pod, kind, verdict]
+        [container, pod, image, exe, signal]
             .iter()
             .all(|filter| filter.is_none())
     }
@@ -42,16 +81,26 @@ impl Filter {
     /// Whether a record is meant.
     pub(crate) fn takes(&self, record: &Record) -> bool {
         let container = record.container.as_ref();
-        let holds = |filter: &Option<String>, test: &dyn Fn(&str) -> bool| {
-            filter.as_deref().is_none_or(test)
-        };
-        holds(&self.container, &|name| {
-            container.is_some_and(|container| is_container(container, name))
-        }) && holds(&self.pod, &|name| {
-            container.is_some_and(|container| is_pod(container, name))
-        }) && holds(&self.kind, &|kind| record.kind == kind)
-            && holds(&self.verdict, &|word| is_verdict(record, word))
+        let of = |test: &dyn Fn(&Container) -> bool| container.is_some_and(test);
+        let exe = record.process.exe.as_deref();
+        let signal = record.core.as_ref().and_then(|core| core.signal.as_deref());
+        holds(self.container.as_ref(), |name| {
+            of(&|container| is_container(container, name))
+        }) && holds(self.pod.as_ref(), |name| {
+            of(&|container| is_pod(container, name))
+        }) && holds(self.image.as_ref(), |name| {
+            of(&|container| {
+                let image = container.image.as_deref();
+                image.is_some_and(|image| matches(name, image))
+            })
+        }) && holds(self.exe.as_ref(), |wanted| {
+            exe.is_some_and(|exe| matches(wanted, exe) || matches(wanted, file_name(exe)))
+        }) && holds(self.signal.as_ref(), |wanted| signal == Some(wanted))
     }
+}
+
+fn holds(filter: Option<&String>, test: impl Fn(&str) -> bool) -> bool {
+    filter.is_none_or(|filter| test(filter))
 }
 
 fn is_container(container: &Container, wanted: &str) -> bool {
@@ -167,11 +216,15 @@ mod tests {
             filter.takes(&record)
         };
         assert!(takes(|_| {}));
-        assert!(takes(|f| f.container = Some("web".into())));
-        assert!(takes(|f| f.container = Some("3f9c1e".into())));
-        assert!(takes(|f| f.container = Some("containerd/w*".into())));
-        assert!(takes(|f| f.pod = Some("shop/web-*".into())));
-        assert!(takes(|f| f.pod = Some("web-7c9f-x2lqk".into())));
+        assert!(takes(|f| f.whose.container = Some("web".into())));
+        assert!(takes(|f| f.whose.container = Some("3f9c1e".into())));
+        assert!(takes(|f| f.whose.container = Some("containerd/w*".into())));
+        assert!(takes(|f| f.whose.pod = Some("shop/web-*".into())));
+        assert!(takes(|f| f.whose.pod = Some("web-7c9f-x2lqk".into())));
+        assert!(takes(|f| f.whose.image = Some("registry.local/*".into())));
+        assert!(takes(|f| f.whose.exe = Some("shopd".into())));
+        assert!(takes(|f| f.whose.exe = Some("/usr/bin/*".into())));
+        assert!(takes(|f| f.whose.signal = Some("SEGV".into())));
         for word in ["run", "store", "done"] {
             let filter = Filter {
                 verdict: verdict(word).ok(),
@@ -179,16 +232,19 @@ mod tests {
             };
             assert!(filter.takes(&record), "{word}");
         }
-        assert!(!takes(|f| f.pod = Some("shop".into())));
+        assert!(!takes(|f| f.whose.pod = Some("shop".into())));
+        assert!(!takes(|f| f.whose.image = Some("shop".into())));
+        assert!(!takes(|f| f.whose.exe = Some("shop".into())));
+        assert!(!takes(|f| f.whose.signal = Some("ABRT".into())));
         assert!(!takes(|f| f.verdict = Some("refused".into())));
         assert!(!takes(|f| {
-            f.container = Some("web".into());
+            f.whose.container = Some("web".into());
             f.kind = Some("key".into());
         }));
         let host = given::host();
-        let filter = Filter {
+        let filter = Whose {
             container: Some("*".into()),
-            ..Filter::default()
+            ..Whose::default()
         };
         assert!(!filter.takes(&host));
     }

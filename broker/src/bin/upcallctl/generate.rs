@@ -82,51 +82,65 @@ fn commands(command: &clap::Command) -> Roff {
     let mut page = Roff::new();
     page.control("SH", ["COMMANDS"]);
     for command in command.get_subcommands() {
-        if command.is_hide_set() || command.get_name() == "help" {
-            continue;
-        }
-        page.control("SS", [usage(command).as_str()]);
-        let about = command.get_long_about().or(command.get_about());
-        for paragraph in about
-            .map(ToString::to_string)
-            .unwrap_or_default()
-            .split("\n\n")
-        {
-            let end = if paragraph.ends_with(['.', '?']) {
-                ""
-            } else {
-                "."
-            };
-            page.control("PP", []);
-            page.text([roman(format!("{}{end}", paragraph.replace('\n', " ")))]);
-        }
-        let own = command.get_arguments().filter(|argument| {
-            !argument.is_global_set() && !argument.is_hide_set() && argument.get_id() != "help"
-        });
-        for argument in own {
-            page.control("TP", []);
-            page.text(heading(argument));
-            let help = argument.get_help().map(ToString::to_string);
-            let defaults: Vec<_> = argument
-                .get_default_values()
-                .iter()
-                .map(|value| value.to_string_lossy())
-                .collect();
-            let shown = !defaults.is_empty() && !argument.is_positional() && !is_switch(argument);
-            let default = shown.then(|| format!("[{}]", defaults.join(" ")));
-            let help: Vec<String> = help.into_iter().chain(default).collect();
-            page.text([roman(help.join(" "))]);
-        }
+        section(&mut page, "", command);
     }
     page
+}
+
+/// One command, and those below it; `before` are the words that lead to it.
+fn section(page: &mut Roff, before: &str, command: &clap::Command) {
+    if command.is_hide_set() || command.get_name() == "help" {
+        return;
+    }
+    let below = command.get_subcommands().next().is_some();
+    let name = format!("{before}{}", command.get_name());
+    page.control("SS", [usage(&name, command).as_str()]);
+    let about = command.get_long_about().or(command.get_about());
+    for paragraph in about
+        .map(ToString::to_string)
+        .unwrap_or_default()
+        .split("\n\n")
+    {
+        let end = if paragraph.ends_with(['.', '?']) {
+            ""
+        } else {
+            "."
+        };
+        page.control("PP", []);
+        page.text([roman(format!("{}{end}", paragraph.replace('\n', " ")))]);
+    }
+    // Options of a command that stands for one below it are said there.
+    let own = command.get_arguments().filter(|argument| {
+        !below
+            && !argument.is_global_set()
+            && !argument.is_hide_set()
+            && argument.get_id() != "help"
+    });
+    for argument in own {
+        page.control("TP", []);
+        page.text(heading(argument));
+        let help = argument.get_help().map(ToString::to_string);
+        let defaults: Vec<_> = argument
+            .get_default_values()
+            .iter()
+            .map(|value| value.to_string_lossy())
+            .collect();
+        let shown = !defaults.is_empty() && !argument.is_positional() && !is_switch(argument);
+        let default = shown.then(|| format!("[{}]", defaults.join(" ")));
+        let help: Vec<String> = help.into_iter().chain(default).collect();
+        page.text([roman(help.join(" "))]);
+    }
+    for command in command.get_subcommands() {
+        section(page, &format!("{name} "), command);
+    }
 }
 
 fn is_switch(argument: &clap::Arg) -> bool {
     matches!(argument.get_action(), clap::ArgAction::SetTrue)
 }
 
-fn usage(command: &clap::Command) -> String {
-    let mut usage = vec![command.get_name().to_owned()];
+fn usage(name: &str, command: &clap::Command) -> String {
+    let mut usage = vec![name.to_owned()];
     for argument in command.get_positionals() {
         let name = argument.get_id().as_str().to_uppercase();
         let name = match argument.get_num_args() {

@@ -148,7 +148,8 @@ fn text(records: &[Record], look: &Look) -> String {
     table::draw(&COLUMNS, &rows, look)
 }
 
-fn when(record: &Record, look: &Look) -> Cell {
+/// When, for a table.
+pub(crate) fn when(record: &Record, look: &Look) -> Cell {
     let Some(time) = row::time(record).filter(|_| look.terminal) else {
         return Cell::new(&*record.time);
     };

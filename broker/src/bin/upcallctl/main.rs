@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod client;
 mod context;
+mod cores;
 mod doctor;
 mod explain;
 mod failure;
@@ -66,6 +67,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Metrics => metrics::run(context),
         Command::List(asked) => list::run(context, &asked),
         Command::Watch(filter) => watch::run(context, &filter),
+        Command::Cores(asked) => cores::run(context, &asked),
         Command::Show { id } => show::run(context, &id),
         Command::Explain(asked) => explain::run(context, &asked),
         Command::Check { files } => check::run(context, &files),

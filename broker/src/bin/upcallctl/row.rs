@@ -73,7 +73,8 @@ pub(crate) fn short_id(id: &str, look: &Look) -> String {
     }
 }
 
-fn container(record: &Record, look: &Look) -> String {
+/// The container's cell.
+pub(crate) fn container(record: &Record, look: &Look) -> String {
     match &record.container {
         Some(container) => theirs(&container_name(container, look), look),
         None if !look.terminal => "-".to_owned(),
@@ -164,7 +165,7 @@ pub(crate) fn paint(outcome: Outcome) -> Paint {
 }
 
 /// Words of ours in one cell: a program reads them without spaces.
-fn ours(text: &str, look: &Look) -> String {
+pub(crate) fn ours(text: &str, look: &Look) -> String {
     if look.terminal {
         text.to_owned()
     } else {
@@ -173,7 +174,7 @@ fn ours(text: &str, look: &Look) -> String {
 }
 
 /// A tenant's words in one cell; they are escaped already, but for spaces.
-fn theirs(text: &str, look: &Look) -> String {
+pub(crate) fn theirs(text: &str, look: &Look) -> String {
     if look.terminal {
         text.to_owned()
     } else {
