@@ -251,6 +251,18 @@ impl Container {
         kill(pid_of(pid), signal).with_context(|| format!("{signal} to {pid} of {}", self.id))
     }
 
+    /// Ends one of its processes that is ours to reap, and reaps it: its number is free.
+    ///
+    /// # Errors
+    /// It is gone, or does not end.
+    pub fn end_of(&self, pid: u32) -> Result<()> {
+        self.signal(pid, Signal::SIGKILL)?;
+        until(PATIENCE, "its number", || {
+            self.reap();
+            (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+        })
+    }
+
     /// Ends its init, and with it everything else in it.
     ///
     /// # Errors

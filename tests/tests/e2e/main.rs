@@ -32,6 +32,8 @@ mod ns_attack_identity;
 #[cfg(test)]
 mod ns_attack_outside;
 #[cfg(test)]
+mod ns_attack_reuse;
+#[cfg(test)]
 mod ns_attack_socket;
 #[cfg(test)]
 mod ns_attack_time;

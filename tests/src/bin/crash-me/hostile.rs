@@ -2,7 +2,8 @@
 //!
 //! `trace SECONDS` tries to trace, and to steal descriptors of, every process that appears; `overwrite SECONDS` tries to
 //! write to the programs that they run from; `swallow FILE` reads its input into memory that is FILE, which may never
-//! be there; `connect SOCKET` connects. The first two print what they achieved, a line each; nothing is good news.
+//! be there; `connect SOCKET` connects; `impostor PID INIT`, from the host, is a process of INIT's namespaces by the
+//! number PID, which waits to crash. The first two print what they achieved, a line each; nothing is good news.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -32,10 +33,26 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         "trace" => attack(seconds, trace),
         "overwrite" => attack(seconds, overwrite),
         "swallow" => return swallow(argument),
+        "impostor" => return impostor(argument, words.get(2).map_or("", String::as_str)),
         "connect" => say(&format!("{:?}", connect_to(argument))),
         _ => return ExitCode::from(2),
     }
     ExitCode::SUCCESS
+}
+
+/// What would take the attacker a whole round of numbers takes the host's root one call.
+fn impostor(pid: &str, init: &str) -> ExitCode {
+    let (Ok(pid), Ok(init)) = (pid.parse(), init.parse()) else {
+        return ExitCode::from(2);
+    };
+    match sys::fork_as(pid, init) {
+        Ok(None) => crate::victim(&["--wait".to_owned()]),
+        Ok(Some(child)) => {
+            let _ = waitpid(Pid::from_raw(child), None);
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// Attacks every process that was not there at the start, again and again.

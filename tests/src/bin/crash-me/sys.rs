@@ -9,6 +9,8 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Gid, Uid, setgid, setuid};
 
 /// Writes where nothing is, in a function that a debugger finds. A signal sent to oneself would not do: the kernel ignores those of a container's PID 1.
 #[inline(never)]
@@ -87,4 +89,36 @@ pub(crate) fn read_into(file: &File) -> Result<(), Errno> {
     }
     // SAFETY: the mapping is ours alone and LENGTH bytes long; nothing else ever looks at it.
     Errno::result(unsafe { libc::read(0, memory, LENGTH) }).map(drop)
+}
+
+/// A child by this number in the caller's pid namespace, in the namespaces of another process, as their root. `None` is
+/// the child. For a process of one thread.
+pub(crate) fn fork_as(pid: i32, of: i32) -> Result<Option<i32>, Errno> {
+    let leader = upcall_helpers::sys::pidfd_open(of.unsigned_abs())?;
+    setns(&leader, CloneFlags::CLONE_NEWPID)?;
+    // From the innermost pid namespace out; inside, any that is free.
+    let numbers = [5000_i32, pid];
+    // SAFETY: all zeroes are a valid value of this struct of numbers.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    args.set_tid = numbers.as_ptr() as u64;
+    args.set_tid_size = 2;
+    // SAFETY: clone3 reads `args` and the numbers, which live here; without CLONE_VM the child has copies of them.
+    let child = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    let child = i32::try_from(Errno::result(child)?).map_err(|_| Errno::EOVERFLOW)?;
+    if child != 0 {
+        return Ok(Some(child));
+    }
+    setns(
+        &leader,
+        CloneFlags::CLONE_NEWUSER
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP,
+    )?;
+    setgid(Gid::from_raw(0))?;
+    setuid(Uid::from_raw(0))?;
+    Ok(None)
 }

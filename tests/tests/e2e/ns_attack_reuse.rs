@@ -1,0 +1,170 @@
+//! Attacks by a number that is another's by now (CVE-2025-4598): root's process is gone, and in its place, under its
+//! number, stands a process of the attacker's container, who would like to have the core.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::signal::{Signal, kill};
+use upcall_e2e::cgroup::mounted;
+use upcall_e2e::command::{command, until};
+use upcall_e2e::container::{Container, pid_of, runs, waits};
+use upcall_e2e::daemon::Daemon;
+use upcall_e2e::kernel_like::CoreDump;
+use upcall_e2e::needs;
+use upcall_e2e::runc::Runc;
+use upcall_e2e::sandbox::Sandbox;
+use upcalld::store::record::Record;
+
+use crate::canary::{ANYWHERE, canary, host_only, sang};
+use crate::scene::Scene;
+
+/// A process of the host's that waits to crash.
+struct Victim(Child);
+
+impl Victim {
+    fn start(sandbox: &Sandbox) -> Result<Self> {
+        let mut victim = command(sandbox.path("bin/crash-me"));
+        let victim = Self(victim.arg("--wait").stdin(Stdio::null()).spawn()?);
+        until(Duration::from_secs(5), "a victim", || {
+            waits(victim.0.id()).then_some(())
+        })?;
+        Ok(victim)
+    }
+
+    /// Gone and reaped: its number is free.
+    fn end(&mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        drop(self.end());
+    }
+}
+
+/// Who stands in its place.
+struct Impostor {
+    pid: u32,
+    parent: Child,
+}
+
+impl Impostor {
+    /// In the container's namespaces, with its root's ids, and in all of its cgroups.
+    fn stand(sandbox: &Sandbox, container: &Container, pid: u32) -> Result<Self> {
+        let mut impostor = command(sandbox.path("bin/crash-me"));
+        impostor.arg0("hostile").arg("impostor");
+        impostor.args([pid, container.init()].map(|number| number.to_string()));
+        let parent = impostor.stdin(Stdio::null()).spawn()?;
+        let impostor = Self { pid, parent };
+        until(Duration::from_secs(5), "an impostor", || {
+            waits(pid).then_some(())
+        })?;
+        for line in &container.leader()?.cgroup {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next().unwrap_or("?"), parts.next().unwrap_or("/"));
+            if let Some(mount) = mounted(controllers) {
+                let cgroup = mount.join(path.trim_start_matches('/'));
+                std::fs::write(cgroup.join("cgroup.procs"), pid.to_string())?;
+            }
+        }
+        Ok(impostor)
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        let _ = kill(pid_of(self.pid), Signal::SIGKILL);
+        drop(self.parent.wait());
+    }
+}
+
+fn mallory(sandbox: &Sandbox) -> Result<Container> {
+    Runc::new("mallory")
+        .user_namespace()
+        .root(canary())
+        .start(sandbox)
+}
+
+#[test]
+fn the_number_of_a_dead_process_is_not_its_identity() -> Result<()> {
+    needs!(Root, Runc);
+    let scene = Scene::new(ANYWHERE)?;
+    let container = mallory(&scene.sandbox)?;
+    let mut victim = Victim::start(&scene.sandbox)?;
+    let pid = victim.0.id();
+    let dump = CoreDump::of(pid)?;
+    let before = scene.ids();
+    // What was asked before the exchange is answered after it.
+    scene.daemon.signal(Signal::SIGSTOP)?;
+    let asked = dump.start(&scene.sandbox)?;
+    victim.end()?;
+    let impostor = Impostor::stand(&scene.sandbox, &container, pid)?;
+    scene.daemon.signal(Signal::SIGCONT)?;
+    asked.wait()?;
+    let record = scene.daemon.records().of(pid)?;
+    lost(&scene, &record, &dump)?;
+    // And what is asked after it: by a pidfd of the dead, and without one.
+    let without = dump.clone().without_pidfd();
+    for dump in [
+        dump.clone(),
+        dump.word("%d", "2"),
+        without.clone(),
+        without.word("%d", "2"),
+    ] {
+        let (record, _) = scene.dump(&dump)?;
+        lost(&scene, &record, &dump)?;
+    }
+    assert_eq!(scene.ids().difference(&before).count(), 5);
+    assert!(!sang(container.root()));
+    // Whoever believed the number would be in Mallory's container: so would this, by a pidfd of the impostor's own, but
+    // for the capabilities that he brought from outside.
+    let (record, _) = scene.dump(&CoreDump::of(pid)?)?;
+    let found = record.container.as_ref().map(|found| found.leader_pid);
+    assert_eq!(found, Some(container.init()), "{record:?}");
+    assert_eq!(record.verdict.host_only.as_deref(), Some("from_outside"));
+    drop(impostor);
+    scene.end()
+}
+
+/// Nobody's, and nothing of whoever has the number now.
+fn lost(scene: &Scene, record: &Record, dump: &CoreDump) -> Result<()> {
+    host_only(scene, record, dump, "identity_lost")?;
+    assert!(record.container.is_none(), "{record:?}");
+    assert!(record.process.cgroup.is_none() && record.process.namespaces.is_empty());
+    Ok(())
+}
+
+#[test]
+fn whoever_takes_the_number_after_the_look_gets_nothing() -> Result<()> {
+    needs!(Root, Runc);
+    for step in ["examined", "opened"] {
+        let sandbox = Sandbox::new()?;
+        sandbox.rules(ANYWHERE)?;
+        let alice = Runc::new("alice").user_namespace().root(canary());
+        let (alice, mallory) = (alice.start(&sandbox)?, mallory(&sandbox)?);
+        let daemon = Daemon::start_with(&sandbox, |daemon| {
+            daemon.args(["--any-peer", "--stop-at", step]);
+        })?;
+        let pid = alice.victim(&[])?;
+        let asked = CoreDump::of(pid)?.start(&sandbox)?;
+        daemon.stopped()?;
+        alice.end_of(pid)?;
+        let impostor = Impostor::stand(&sandbox, &mallory, pid)?;
+        daemon.signal(Signal::SIGCONT)?;
+        asked.wait()?;
+        let record = daemon.records().of(pid)?;
+        // It was Alice's, and is handled with her or nowhere.
+        let found = record.container.as_ref().map(|found| found.leader_pid);
+        assert_eq!(found, Some(alice.init()), "{step}: {record:?}");
+        assert!(!sang(mallory.root()), "{step}");
+        assert!(runs(pid));
+        drop(impostor);
+        daemon.stop(&sandbox)?;
+    }
+    Ok(())
+}
