@@ -10,6 +10,8 @@ mod host_bad_days;
 #[cfg(test)]
 mod host_crashes;
 #[cfg(test)]
+mod host_credentials;
+#[cfg(test)]
 mod host_cut_short;
 #[cfg(test)]
 mod host_hooks;
@@ -39,6 +41,8 @@ mod ns_attack_socket;
 mod ns_attack_time;
 #[cfg(test)]
 mod ns_attack_trace;
+#[cfg(test)]
+mod ns_attack_words;
 #[cfg(test)]
 mod ns_bad_days;
 #[cfg(test)]

@@ -17,6 +17,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Uid, setuid};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
@@ -104,6 +105,7 @@ fn victim(words: &[String]) -> ExitCode {
             "--threads" => threads = u32::try_from(number).unwrap_or(0),
             "--leader-exits" => leader_exits = true,
             "--in-thread" => in_thread = true,
+            "--uid" => drop(setuid(Uid::from_raw(u32::try_from(number).unwrap_or(0)))),
             "--undumpable" => drop(set_dumpable(false).ok()),
             "--core-limit" => drop(setrlimit(Resource::RLIMIT_CORE, number, number)),
             "--times" => times = Some(number),
