@@ -107,6 +107,42 @@ fn by_a_daemon_that_has_the_hook_while_it_runs() -> Result<()> {
     hook.put_back()
 }
 
+#[test]
+fn another_programs_hook_is_told_and_taken_back_where_that_is_wished() -> Result<()> {
+    needs!(HostHooks, Root);
+    let hook = HostHook::borrow()?;
+    for retake in [false, true] {
+        let sandbox = Sandbox::new()?;
+        sandbox.settings(&format!("hooks.retake = {retake}\n"))?;
+        let daemon = Daemon::start_strict(&sandbox)?;
+        hook.install(&sandbox)?;
+        // Whoever asks for the status has the hook looked at, which else is every thirty seconds.
+        let look = || -> Result<String> {
+            let mut status = command(sandbox.programs.daemon.with_file_name("upcallctl"));
+            status.arg("--run").arg(sandbox.sockets());
+            status.arg("--config").arg(sandbox.config());
+            let status = status.arg("status").stdin(Stdio::null()).output()?;
+            Ok(String::from_utf8_lossy(&status.stdout).into_owned())
+        };
+        look()?;
+        let ours = standing()?.0;
+        for theirs in ["|/bin/false %P", "/tmp/core.%p"] {
+            std::fs::write("/proc/sys/kernel/core_pattern", theirs)?;
+            let said = look()?;
+            daemon.logs(theirs)?;
+            let (found, _) = standing()?;
+            if retake {
+                assert_eq!(found, ours);
+            } else {
+                assert_eq!(found, theirs);
+                assert!(said.contains(theirs), "{said}");
+            }
+        }
+        daemon.stop(&sandbox)?;
+    }
+    hook.put_back()
+}
+
 /// A line of the demo without what differs from run to run.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
