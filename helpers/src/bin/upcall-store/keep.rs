@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, SpliceFFlags, openat, splice};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
@@ -14,6 +14,7 @@ use nix::unistd::linkat;
 use upcall_helpers::patience::left;
 
 use crate::feed::{Feed, pass_on, rest_of};
+use crate::source::Source;
 
 /// The most that one call moves: what the shim made the kernel's pipe hold.
 const CHUNK: usize = 1 << 20;
@@ -68,11 +69,8 @@ pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
         }
     };
     let room = room(&directory, keep_free).unwrap_or(0).min(max_size);
-    let source = Source {
-        pipe: &pipe,
-        patience,
-    };
-    copy(&source, &file, room, &mut feeds, &mut kept);
+    let mut source = Source::new(&pipe);
+    copy(&mut source, patience, &file, room, &mut feeds, &mut kept);
     if kept.truncated && kept.error.is_none() && room < max_size {
         kept.error = Some(Errno::ENOSPC);
     }
@@ -118,19 +116,19 @@ fn room(directory: &OwnedFd, keep_free: u64) -> Result<u64, Errno> {
         .saturating_sub(keep_free))
 }
 
-/// Where the core comes from.
-struct Source<'a> {
-    pipe: &'a OwnedFd,
-    patience: Duration,
-}
-
 /// Copies until the end, the room's end, or an error, feeding the takers beside it.
-fn copy(source: &Source<'_>, file: &File, room: u64, feeds: &mut [Feed], kept: &mut Kept) {
-    let Source { pipe, patience } = *source;
+fn copy(
+    source: &mut Source<'_>,
+    patience: Duration,
+    file: &File,
+    room: u64,
+    feeds: &mut [Feed],
+    kept: &mut Kept,
+) {
     let start = Instant::now();
     loop {
         let left = left(patience, start.elapsed(), kept.stored);
-        match wait(pipe, feeds, kept.stored, left) {
+        match wait(source.end, feeds, kept.stored, left) {
             Ok(true) => {}
             Ok(false) => {
                 some_of(feeds, file, kept.stored);
@@ -147,17 +145,10 @@ fn copy(source: &Source<'_>, file: &File, room: u64, feeds: &mut [Feed], kept: &
             .min(CHUNK);
         if left == 0 {
             // Something is there that has no room: poll said so.
-            kept.truncated = !at_end(pipe);
+            kept.truncated = !source.at_end();
             return;
         }
-        match splice(
-            pipe,
-            None,
-            file,
-            None,
-            left,
-            SpliceFFlags::SPLICE_F_NONBLOCK,
-        ) {
+        match source.move_to(file, left) {
             Ok(0) => return,
             Ok(moved) => {
                 kept.stored += u64::try_from(moved).unwrap_or(0);
@@ -192,17 +183,6 @@ fn wait(pipe: &OwnedFd, feeds: &[Feed], stored: u64, patience: Duration) -> Resu
         Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Whether the writer is gone and nothing is left to read.
-fn at_end(pipe: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-    let found = poll(&mut fds, PollTimeout::ZERO).is_ok();
-    let events = fds
-        .first()
-        .and_then(PollFd::revents)
-        .unwrap_or(PollFlags::empty());
-    found && events.contains(PollFlags::POLLHUP) && !events.contains(PollFlags::POLLIN)
 }
 
 #[cfg(test)]

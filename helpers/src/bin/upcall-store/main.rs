@@ -10,6 +10,7 @@
 
 mod feed;
 mod keep;
+mod source;
 
 use std::ffi::OsString;
 use std::fs::File;
