@@ -27,14 +27,14 @@ use upcall_config::rule::Policy;
 use upcall_config::settings::Settings;
 use upcall_config::text::unescape;
 use upcall_config::upcall::Upcall;
-use upcall_helpers::wire;
 
 use crate::admit::{Admit, Refused, Tenant};
 use crate::hooks::file::CoreHook;
 use crate::hooks::pattern::Pattern;
 use crate::identify::core::CoreWords;
 use crate::identify::{self, Lost, Origin};
-use crate::intake::shim::{CoreCall, KernelPipe, Late, Shim};
+use crate::intake::call::CoreCall;
+use crate::intake::shim::Late;
 use crate::launch::{Launcher, Slot};
 use crate::linux::parse::CgroupLine;
 use crate::metrics::Metrics;
@@ -185,8 +185,7 @@ impl Broker {
                 let key = refusals::Key::new(limit.map(|(rule, _)| rule), &tenant, reason);
                 return self.refuse(&call, seen.draft, reason, &message, Some(key));
             }
-            // The shim keeps it: overload is no refusal.
-            Err(Refused::Overload) => return self.hand_back(&call, "everything is busy"),
+            Err(Refused::Overload) => return self.overloaded(&call, seen.draft, &tenant),
         };
         seen.draft.timings().admit = seen.clock.step();
         let open = match self.records.open(seen.draft.record()) {
@@ -256,6 +255,18 @@ impl Broker {
         }
     }
 
+    /// Records a core dump whose process was killed before the kernel could be answered.
+    pub fn killed(&self, pid: u32, started: u64) {
+        self.missed.answered(Some(pid), started);
+        let Ok(mut draft) = Draft::new(&self.node, None) else {
+            return warn!("the core dump of process {pid}, which was killed, has no record");
+        };
+        draft.killed(pid);
+        let (record, micros) = draft.finish();
+        let result = self.records.write(&record, micros);
+        self.told(record, result);
+    }
+
     /// Identifies, resolves, decides: everything that changes nothing.
     fn examine(&self, call: &CoreCall) -> Result<Examined, nix::errno::Errno> {
         let mut clock = Clock::new(call.started);
@@ -277,6 +288,7 @@ impl Broker {
         let facts = facts::core(words, known, &resolution);
         let decision = decide(&policy, &upcall, &facts, draft.id());
         draft.describe(words, known, &resolution, &facts);
+        draft.came_by(call.caller.hook());
         draft.decided(&policy, &upcall, &facts, &decision);
         draft.timings().decide = clock.step();
         let (origin, container) = (origin.ok(), resolution.container);
@@ -363,7 +375,7 @@ impl Broker {
     }
 
     fn self_tested(&self, call: &CoreCall, mut draft: Draft) {
-        release(&call.kernel, &call.shim);
+        call.caller.refuse(&call.kernel);
         draft.self_tested();
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
@@ -380,7 +392,7 @@ impl Broker {
         message: &str,
         together: Option<refusals::Key>,
     ) {
-        release(&call.kernel, &call.shim);
+        call.caller.refuse(&call.kernel);
         draft.refused(reason, message);
         draft.timings().held = Clock::new(call.started).since_start(monotonic());
         if let Some(key) = together {
@@ -391,10 +403,25 @@ impl Broker {
         self.told(record, result);
     }
 
-    /// Leaves the core to the shim, which keeps it.
+    /// Everything is busy. The shim keeps its core, so that is no refusal; the kernel's own question is one.
+    fn overloaded(self: &Arc<Self>, call: &CoreCall, draft: Draft, tenant: &Tenant) {
+        if call.caller.is_shim() {
+            return self.hand_back(call, "everything is busy");
+        }
+        let key = refusals::Key::new(None, tenant, Reason::Concurrency);
+        let message = "everything is busy: as many cores as `limits` allows are in work";
+        self.refuse(call, draft, Reason::Concurrency, message, Some(key));
+    }
+
+    /// Leaves the core to the shim, which keeps it; where the kernel itself asks, nobody does.
     fn hand_back(&self, call: &CoreCall, why: &str) {
+        if !call.caller.is_shim() {
+            call.caller.refuse(&call.kernel);
+            self.metrics.unwritten();
+            return warn!("a core dump is lost: {why}");
+        }
         warn!("a core dump goes to the spool: {why}");
-        call.shim.tell(wire::Verdict::Fallback);
+        call.caller.hand_back();
         self.spooled.notify_one();
     }
 
@@ -446,13 +473,6 @@ impl Broker {
             self.told(record, result);
         }
     }
-}
-
-/// Takes the claim and reads nothing: the kernel's write fails with the last reader, and the shim has nothing to do.
-fn release(kernel: &KernelPipe, shim: &Shim) {
-    let mut token = [0; 8];
-    let _ = nix::unistd::read(&kernel.claim, &mut token);
-    shim.tell(wire::Verdict::Deny { errno: 0, ttl: 0 });
 }
 
 /// A new record's id.

@@ -48,6 +48,8 @@ pub struct Control {
     hooks: Arc<HookWatch>,
     /// When the daemon started, in microseconds since the epoch.
     started: u64,
+    /// How the kernel's socket is there.
+    kernel_socket: Option<&'static str>,
 }
 
 /// Why a question is not answered; a varlink error.
@@ -68,11 +70,17 @@ impl Refusal {
 
 impl Control {
     /// Answers from these.
-    pub fn new(broker: Arc<Broker>, policies: Policies, hooks: Arc<HookWatch>) -> Self {
+    pub fn new(
+        broker: Arc<Broker>,
+        policies: Policies,
+        hooks: Arc<HookWatch>,
+        kernel_socket: Option<&'static str>,
+    ) -> Self {
         Self {
             broker,
             policies,
             hooks,
+            kernel_socket,
             started: crate::store::records::now_micros(),
         }
     }
@@ -108,6 +116,7 @@ impl Control {
                 .filter(|_| core == "ours")
                 .map(|error| error.to_string()),
             keep_free: self.broker.settings().store.keep_free,
+            kernel_socket: self.kernel_socket.map(str::to_owned),
         }
     }
 

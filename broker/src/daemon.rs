@@ -3,18 +3,20 @@
 //! The launcher is started first, while this process has one thread and no armour: what the launcher starts inherits
 //! neither.
 
+mod accept;
 mod activation;
 mod armour;
 mod hook;
 
 use std::fs::File;
 use std::io::IsTerminal;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use accept::{Doors, accept};
+use activation::Given;
 use anyhow::{Context, bail};
 use hook::OwnHook;
 use sd_notify::NotifyState;
@@ -27,12 +29,11 @@ use upcall_config::settings::Settings;
 
 use crate::broker::{Broker, Places};
 use crate::control::{self, Control};
+use crate::hooks::pattern;
 use crate::hooks::watch::HookWatch;
-use crate::intake::{self, shim::IntakeError};
 use crate::launch::{Launcher, Process};
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::SealedProgram;
-use crate::linux::seqpacket::Listener;
 use crate::metrics;
 use crate::options::Options;
 use crate::policy::Policies;
@@ -43,9 +44,6 @@ const POLICY: &str = "02de504df69140e5b2b2be3c668df400";
 /// How long running work may go on after SIGTERM.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// Requests being read and handled at once; more wait in the socket's backlog.
-const HANDLED_MAX: usize = 2048;
-
 /// Runs until told to end.
 ///
 /// # Errors
@@ -55,7 +53,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     // Rules first: a daemon without good rules does not start, and the shim keeps what comes meanwhile.
     let policies = Policies::load(options.config.clone())?;
     // Before anything else is opened: what systemd gave us has the first numbers.
-    let socket = activation::given(&options.run.join("upcall.sock"))?;
+    let kernel = pattern::kernel_socket(&options.run, &options.hooks);
+    let sockets = activation::given(&options.run.join("upcall.sock"), &kernel)?;
     let image = seal(&options.libexec, "upcall-enter")?;
     let store = seal(&options.libexec, "upcall-store")?;
     let process = Process::start(&image).context("the launcher cannot be started")?;
@@ -75,7 +74,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    let result = runtime.block_on(serve(options, policies, socket, launcher));
+    let result = runtime.block_on(serve(options, policies, sockets, launcher));
     // A reader of a tenant's command line may hang; it is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -96,16 +95,12 @@ struct Started {
 async fn serve(
     options: Options,
     policies: Policies,
-    socket: Option<OwnedFd>,
+    sockets: Given,
     launcher: Started,
 ) -> anyhow::Result<()> {
     let (policy, settings) = policies.current();
     let _lock = prepare(&options)?;
-    let listener = match socket {
-        Some(socket) => Listener::inherited(socket),
-        None => Listener::bind(&options.run.join("upcall.sock")),
-    };
-    let listener = listener.context("upcall.sock")?;
+    let doors = Doors::open(&options, sockets)?;
     let Started {
         process,
         cgroups,
@@ -122,7 +117,12 @@ async fn serve(
         broker.settings().hooks.retake,
     ));
     let watching = tokio::spawn(Arc::clone(&hooks).run());
-    let control = Arc::new(Control::new(Arc::clone(&broker), policies, hooks));
+    let control = Arc::new(Control::new(
+        Arc::clone(&broker),
+        policies,
+        hooks,
+        doors.kernel(),
+    ));
     let controlling = control::listen(&options.run.join("control.sock"), Arc::clone(&control))?;
 
     if let Some(path) = broker.settings().metrics.textfile.clone() {
@@ -133,7 +133,7 @@ async fn serve(
 
     let (stop, stopping) = watch::channel(false);
     let accepting = tokio::spawn(accept(
-        listener,
+        doors,
         Arc::clone(&broker),
         options.any_peer,
         stopping,
@@ -257,45 +257,6 @@ fn broker(
         stop_at: options.stop_at.clone(),
     };
     Broker::new(places, settings, policy, launcher).map(Arc::new)
-}
-
-/// Takes requests, each in a task of its own; returns the tasks that still run when told to stop.
-async fn accept(
-    listener: Listener,
-    broker: Arc<Broker>,
-    any_peer: bool,
-    mut stopping: watch::Receiver<bool>,
-) -> JoinSet<()> {
-    if any_peer {
-        warn!("--any-peer: requests are taken from every process of root's; for tests only");
-    }
-    let mut handled = JoinSet::new();
-    loop {
-        while handled.try_join_next().is_some() {}
-        let connection = tokio::select! {
-            biased;
-            _ = stopping.changed() => return handled,
-            _ = handled.join_next(), if handled.len() >= HANDLED_MAX => continue,
-            connection = listener.accept() => connection,
-        };
-        match connection {
-            Ok(connection) => {
-                let broker = Arc::clone(&broker);
-                handled.spawn(async move {
-                    match intake::shim::take(connection, broker.resolver().host(), any_peer).await {
-                        Ok(call) => broker.core(call).await,
-                        Err(IntakeError::Late(late)) => broker.late(&late),
-                        Err(error) => warn!("not taken: {error}"),
-                    }
-                });
-            }
-            Err(error) => {
-                // Out of descriptors, most likely: whoever waits in the backlog waits a little longer.
-                error!("accept: {error}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    }
 }
 
 /// Lets running work finish; what the launcher has begun goes on without us.

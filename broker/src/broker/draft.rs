@@ -117,6 +117,13 @@ impl Draft {
         self.record.unknown = unknown(&self.record, resolution);
     }
 
+    /// How the kernel asked: `pipe` or `socket`.
+    pub(super) fn came_by(&mut self, hook: &str) {
+        if let Some(core) = &mut self.record.core {
+            hook.clone_into(&mut core.hook);
+        }
+    }
+
     /// What the policy said, and why.
     pub(super) fn decided(
         &mut self,
@@ -184,6 +191,19 @@ impl Draft {
         self.record.outcome = outcome;
         self.record.reason = Some(Reason::Late.to_string());
         self.record.message = Some(format!("the shim's deadline was over; {what}"));
+    }
+
+    /// The process was killed while the kernel waited for our answer; its number is all that is left of it.
+    pub(super) fn killed(&mut self, pid: u32) {
+        let record = &mut self.record;
+        record.process.pid = Some(pid);
+        record.outcome = Outcome::Lost;
+        record.reason = Some(Reason::Killed.to_string());
+        record.message = Some("it was killed before the kernel was told what to do".to_owned());
+        record.core = Some(Core {
+            hook: "socket".to_owned(),
+            ..Core::default()
+        });
     }
 
     /// The self-test of the hook: nothing is kept.
@@ -411,9 +431,17 @@ pub(super) fn close_former(mut record: Record, reports: &[Report]) -> Record {
         action.truncated = Some(truncated);
         record.actions.push(action);
     }
+    let by_socket = record
+        .core
+        .as_ref()
+        .is_some_and(|core| core.hook == "socket");
     let (outcome, what) = match (ended || stored.is_some(), claimed) {
         (true, _) => (Outcome::Partial, "what had been started went on without it"),
         (false, true) => (Outcome::Lost, "what had been started left no word"),
+        (false, false) if by_socket => (
+            Outcome::Lost,
+            "nothing had been started, and the kernel dumped nothing",
+        ),
         // Nobody took the claim, so the shim did: the core is in the spool.
         (false, false) => (
             Outcome::Failed,

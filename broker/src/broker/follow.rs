@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use upcall_config::facts::Reason;
 use upcall_config::text::escape;
-use upcall_helpers::wire::{Event, Report, Stage, Verdict, WaitStatus};
+use upcall_helpers::wire::{Event, Report, Stage, WaitStatus};
 
 use super::monotonic;
 use super::perform::{Work, fail};
@@ -88,7 +88,7 @@ impl Work<'_> {
                 }
                 if Some(slot) == self.claimant && self.kernel.take().is_some() {
                     self.broker.stop_at("claimed");
-                    self.shim.tell(Verdict::Done);
+                    self.caller.claimed();
                 }
                 self.read_cmdline();
                 return None;

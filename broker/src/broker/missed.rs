@@ -232,6 +232,15 @@ impl Broker {
         let tenant = Tenant::of(&facts);
         let mut draft = Draft::at(&self.node, id, now_micros().saturating_sub(age));
         draft.missed(&facts, waiting.seen.limit, reason, message);
+        if matches!(
+            waiting.seen.standing,
+            Some(Standing {
+                pattern: Pattern::Socket(_),
+                ..
+            })
+        ) {
+            draft.came_by("socket");
+        }
         let key = refusals::Key::new(None, &tenant, reason);
         self.refusals.add(key, draft, self);
     }
@@ -289,6 +298,14 @@ fn judge(waiting: &Waiting, hooks: &Path, now: u64) -> Judged {
     let young = now.saturating_sub(waiting.event.time) < DUMPING_MAX;
     if young && seen.dumping && glimpse(waiting.event.pid, 0).dumping {
         return Judged::Later;
+    }
+    if let (Pattern::Socket(_), true) = (&standing.pattern, seen.dumping) {
+        return Judged::Missed(
+            Reason::ShimLost,
+            "the kernel did not get through to our socket: more waited there than net.core.somaxconn allows, or it is \
+             not there; help: dmesg, upcallctl install core"
+                .to_owned(),
+        );
     }
     let limit = standing.pipe_limit;
     if limit > 0 && seen.running >= limit {

@@ -17,12 +17,12 @@ use upcall_helpers::wire::{Event, Report};
 use super::cmdline::Reading;
 use super::follow::Going;
 use super::reason::{self, Explained};
-use super::{Broker, monotonic, release};
+use super::{Broker, monotonic};
 use crate::admit::Tenant;
 use crate::hooks::pattern::Pattern;
 use crate::identify::Origin;
 use crate::identify::core::CoreWords;
-use crate::intake::shim::{CoreCall, KernelPipe, Shim};
+use crate::intake::call::{Caller, CoreCall, KernelPipe};
 use crate::launch::{Launcher, Slot};
 use crate::resolve::Container;
 use crate::store::record::{Action, Outcome};
@@ -78,7 +78,9 @@ pub(super) struct Work<'a> {
     /// Ours to give away, until somebody holds the claim.
     pub(super) kernel: Option<KernelPipe>,
     pub(super) pidfd: Option<OwnedFd>,
-    pub(super) shim: Shim,
+    pub(super) caller: Caller,
+    /// Whether the kernel was told to write.
+    begun: Option<bool>,
     pub(super) origin: Option<Origin>,
     pub(super) container: Option<Container>,
     pub(super) tenant: &'a Tenant,
@@ -117,7 +119,8 @@ impl Broker {
             words: call.words,
             kernel: Some(call.kernel),
             pidfd: call.pidfd,
-            shim: call.shim,
+            caller: call.caller,
+            begun: None,
             origin,
             container,
             tenant,
@@ -135,7 +138,7 @@ impl Broker {
         work.run_plan(plan).await;
         if let Some(kernel) = work.kernel.take() {
             // Nobody is to read it: that ends the dump.
-            release(&kernel, &work.shim);
+            work.caller.refuse(&kernel);
             work.released.get_or_insert_with(monotonic);
         }
         let (outcome, reason, message) = work.outcome();
@@ -159,9 +162,29 @@ impl Broker {
 }
 
 impl Work<'_> {
+    /// Has the kernel write, where it waits to be told, once; `false`: there is nothing to read.
+    async fn begin(&mut self) -> bool {
+        let (None, Some(kernel)) = (self.begun, &self.kernel) else {
+            return self.begun == Some(true);
+        };
+        let begun = self.caller.begin(kernel).await;
+        self.begun = Some(begun.is_ok());
+        if let Err(error) = &begun {
+            self.kernel = None;
+            self.wrong(Explained {
+                reason: Reason::Killed,
+                message: format!("the kernel does not write its core: {error}"),
+            });
+        }
+        begun.is_ok()
+    }
+
     async fn run_plan(&mut self, plan: Plan) {
         let plan = if plan.pass() {
             if let Some(previous @ Pattern::Pipe(_)) = self.broker.previous() {
+                if !self.begin().await {
+                    return;
+                }
                 return self.pass(&plan, &previous).await;
             }
             // A file pattern or a socket is nothing that a program could be given: a copy is kept.
@@ -179,6 +202,10 @@ impl Work<'_> {
             None => None,
         };
         let takers = Taker::all(&plan);
+        let wanted = !takers.is_empty() || store.is_some();
+        if wanted && !self.begin().await {
+            return;
+        }
         let taken = match (takers.as_slice(), store) {
             ([], None) => true, // nobody is to have it
             ([taker], None) => match self.straight(taker).await {

@@ -54,6 +54,10 @@ pub struct Status {
     pub hook_file_problem: Option<String>,
     /// Bytes that must stay free for cores.
     pub keep_free: u64,
+    /// Whether it listens for the kernel itself: `kept` is a socket that systemd keeps while it is started again, `own` one
+    /// that goes with it.
+    #[serde(default)]
+    pub kernel_socket: Option<String>,
 }
 
 /// The answer of `GetMetrics`.

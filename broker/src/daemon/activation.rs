@@ -24,51 +24,55 @@ pub(super) enum ActivationError {
     },
     /// One of them is another one.
     #[error(
-        "{found} was given to us, and we listen at {wanted} for records (ListenSequentialPacket=); see upcalld.socket"
+        "{found} was given to us, and we listen at {upcall} for records (ListenSequentialPacket=) and at {kernel} \
+         (ListenStream=); see upcalld.socket"
     )]
     Other {
         /// What it is.
         found: String,
-        /// What it has to be.
-        wanted: PathBuf,
+        /// Where the shim finds us.
+        upcall: PathBuf,
+        /// Where the kernel finds us.
+        kernel: PathBuf,
     },
-    /// More than one.
-    #[error("{0} sockets were given to us, and we need one")]
-    Many(usize),
 }
 
-/// The listening socket that was given to us, if there is one; it has to be the one at `path`.
+/// The listening sockets that were given to us, which may be none.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// For the shim.
+    pub(super) upcall: Option<OwnedFd>,
+    /// For the kernel.
+    pub(super) kernel: Option<OwnedFd>,
+}
+
+/// The listening sockets that were given to us; they have to be those at `upcall` and `kernel`.
 ///
 /// # Errors
 /// See [`ActivationError`]. To be called once, before anything is opened or started.
-pub(super) fn given(path: &Path) -> Result<Option<OwnedFd>, ActivationError> {
+pub(super) fn given(upcall: &Path, kernel: &Path) -> Result<Given, ActivationError> {
     let numbers = sd_notify::listen_fds().map_err(ActivationError::Environment)?;
-    let mut sockets = Vec::new();
+    let mut given = Given::default();
     for number in numbers {
-        let socket = upcall_helpers::sys::inherited(number);
-        sockets.push(socket.map_err(|errno| ActivationError::Descriptor { number, errno })?);
+        let descriptor = |errno| ActivationError::Descriptor { number, errno };
+        let socket = upcall_helpers::sys::inherited(number).map_err(descriptor)?;
+        let kind = getsockopt(&socket, Kind).map_err(descriptor)?;
+        let listens = getsockopt(&socket, AcceptConn).map_err(descriptor)?;
+        let address: UnixAddr = getsockname(socket.as_raw_fd()).map_err(descriptor)?;
+        let is = |wanted, path| kind == wanted && listens && address.path() == Some(path);
+        if is(SockType::SeqPacket, upcall) {
+            given.upcall = Some(socket);
+        } else if is(SockType::Stream, kernel) {
+            given.kernel = Some(socket);
+        } else {
+            let place = address.path();
+            let place = place.map_or_else(|| "-".into(), |path| path.display().to_string());
+            return Err(ActivationError::Other {
+                found: format!("a socket of type {kind:?} at {place}"),
+                upcall: upcall.to_owned(),
+                kernel: kernel.to_owned(),
+            });
+        }
     }
-    if sockets.len() > 1 {
-        return Err(ActivationError::Many(sockets.len()));
-    }
-    let Some(socket) = sockets.pop() else {
-        return Ok(None);
-    };
-    let descriptor = |errno| ActivationError::Descriptor {
-        number: socket.as_raw_fd(),
-        errno,
-    };
-    let kind = getsockopt(&socket, Kind).map_err(descriptor)?;
-    let listens = getsockopt(&socket, AcceptConn).map_err(descriptor)?;
-    let address: UnixAddr = getsockname(socket.as_raw_fd()).map_err(descriptor)?;
-    if kind == SockType::SeqPacket && listens && address.path() == Some(path) {
-        return Ok(Some(socket));
-    }
-    let place = address
-        .path()
-        .map_or_else(|| "-".into(), |path| path.display().to_string());
-    Err(ActivationError::Other {
-        found: format!("a socket of type {kind:?} at {place}"),
-        wanted: path.to_owned(),
-    })
+    Ok(given)
 }

@@ -21,11 +21,26 @@ const DEADLINE_MS: u64 = 2000;
 /// Bytes that the spool may hold.
 const SPOOL_MAX: u64 = 4 << 30;
 
+/// How the kernel calls us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It starts the shim with a pipe.
+    Pipe,
+    /// It connects to our socket, and asks first (`@@`).
+    Socket,
+    /// It connects to our socket, and the core comes at once (`@`).
+    PlainSocket,
+}
+
 /// What goes into the hook's file besides what stood there before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
+    /// How the kernel is to call.
+    pub mode: Mode,
     /// The link named `core` to the shim.
     pub program: PathBuf,
+    /// The daemon's directory of sockets.
+    pub run: PathBuf,
     /// The directory of the hooks' files.
     pub hooks: PathBuf,
     /// The daemon's socket.
@@ -44,7 +59,9 @@ impl Wishes {
     /// The usual ones for an installation in these directories.
     pub fn usual(libexec: &Path, hooks: &Path, run: &Path, state: &Path, keep_free: u64) -> Self {
         Self {
+            mode: Mode::Pipe,
             program: libexec.join("core"),
+            run: run.to_owned(),
             hooks: hooks.to_owned(),
             socket: run.join("upcall.sock"),
             deadline_ms: DEADLINE_MS,
@@ -108,8 +125,8 @@ pub enum InstallError {
         why: String,
     },
     /// Another upcalld has the hook.
-    #[error("core_pattern belongs to another upcalld, whose hooks' files are in {}", .0.display())]
-    Another(PathBuf),
+    #[error("core_pattern belongs to another upcalld: {}", .0.text())]
+    Another(Pattern),
 }
 
 impl Installation {
@@ -119,22 +136,27 @@ impl Installation {
     /// # Errors
     /// See [`InstallError`].
     pub fn plan(sysctl: &CoreSysctl, wishes: &Wishes) -> Result<Self, InstallError> {
+        // Also for a socket: it is what takes over when nobody listens.
         check_program(&wishes.program)?;
-        let pattern = Pattern::ours(&wishes.program, &wishes.hooks)?;
+        let pattern = match wishes.mode {
+            Mode::Pipe => Pattern::ours(&wishes.program, &wishes.hooks),
+            Mode::Socket => Pattern::ours_by_socket(&wishes.run, &wishes.hooks, true),
+            Mode::PlainSocket => Pattern::ours_by_socket(&wishes.run, &wishes.hooks, false),
+        }?;
         let current = sysctl.read()?;
-        let previous = match current.pattern.hooks_directory() {
-            None => Standing {
+        let previous = if current.pattern.is_of(&wishes.hooks) {
+            let file = CoreHook::read(&wishes.hooks).map_err(InstallError::PreviousUnknown)?;
+            Standing {
+                pattern: file.previous,
+                pipe_limit: file.previous_pipe_limit,
+            }
+        } else if current.pattern.is_upcallds() {
+            return Err(InstallError::Another(current.pattern));
+        } else {
+            Standing {
                 pipe_limit: former_limit(&current, &wishes.hooks),
                 ..current.clone()
-            },
-            Some(hooks) if hooks == wishes.hooks => {
-                let file = CoreHook::read(&hooks).map_err(InstallError::PreviousUnknown)?;
-                Standing {
-                    pattern: file.previous,
-                    pipe_limit: file.previous_pipe_limit,
-                }
             }
-            Some(hooks) => return Err(InstallError::Another(hooks)),
         };
         Ok(Self {
             ours: Standing {
@@ -268,6 +290,8 @@ mod tests {
 
         fn wishes(&self) -> Wishes {
             Wishes {
+                mode: Mode::Pipe,
+                run: PathBuf::from("/run/x"),
                 program: self.directory.path().join("core"),
                 hooks: self.directory.path().join("h"),
                 socket: PathBuf::from("/run/x/upcall.sock"),

@@ -39,9 +39,30 @@ pub enum PatternError {
         /// The directory of the hooks' files.
         hooks: String,
     },
+    /// A socket's path is no longer.
+    #[error("{0} is too long for a socket")]
+    SocketTooLong(String),
     /// The kernel splits it at spaces and reads `%`.
     #[error("{0} has a space or a % in it, which core_pattern cannot hold")]
     Path(String),
+}
+
+/// Where below the daemon's directory of sockets the kernel's is: the hook's file knows the daemon, and this name the
+/// hook's file.
+pub fn kernel_socket(run: &Path, hooks: &Path) -> PathBuf {
+    run.join("kernel").join(socket_name(hooks))
+}
+
+/// `upcalld.sock`, or for another place of the hooks' files one with a number that stands for it (FNV-1a).
+fn socket_name(hooks: &Path) -> String {
+    if hooks == Path::new(DEFAULT_HOOKS) {
+        return "upcalld.sock".to_owned();
+    }
+    let bytes = hooks.as_os_str().as_encoded_bytes().iter();
+    let number = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |number, byte| {
+        (number ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("upcalld-{number:016x}.sock")
 }
 
 impl Pattern {
@@ -85,9 +106,49 @@ impl Pattern {
         Ok(Self::Pipe(text))
     }
 
+    /// Ours for the kernel's own socket: `asks` with its question first (`@@`, 6.17), else the core at once (`@`, 6.16).
+    ///
+    /// # Errors
+    /// See [`PatternError`].
+    pub fn ours_by_socket(run: &Path, hooks: &Path, asks: bool) -> Result<Self, PatternError> {
+        /// A socket's address ends here (unix(7)), and so does what the kernel takes (fs/coredump.c).
+        const ADDRESS_MAX: usize = 107;
+        let socket = word(&kernel_socket(run, hooks))?;
+        if socket.len() > ADDRESS_MAX {
+            return Err(PatternError::SocketTooLong(socket));
+        }
+        let at = if asks { "@@" } else { "@" };
+        Ok(Self::Socket(format!("{at}{socket}")))
+    }
+
+    /// The socket, of a pattern that names one.
+    fn socket(&self) -> Option<&Path> {
+        let Self::Socket(text) = self else {
+            return None;
+        };
+        Some(Path::new(text.trim_start_matches('@')))
+    }
+
+    /// What the kernel does by this pattern, in a word or two.
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Self::Pipe(_) => "pipe",
+            Self::Socket(text) if text.starts_with("@@") => "socket",
+            Self::Socket(_) => "socket without its question",
+            Self::File(_) => "file",
+        }
+    }
+
     /// Whether this is a pattern of upcalld's: of this installation, of another one, or of another version, whose words
     /// may be others.
     pub fn is_upcallds(&self) -> bool {
+        if let Some(socket) = self.socket() {
+            let name = socket.file_name().and_then(|name| name.to_str());
+            let name = name.and_then(|name| name.strip_suffix(".sock"));
+            let directory = socket.parent().and_then(Path::file_name);
+            return directory.is_some_and(|name| name == "kernel")
+                && name.is_some_and(|name| name.starts_with("upcalld"));
+        }
         let Self::Pipe(text) = self else { return false };
         let text = text.strip_prefix('|').unwrap_or(text);
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -101,12 +162,19 @@ impl Pattern {
 
     /// Whether this is the pattern of the installation whose hooks' files are in this directory.
     pub fn is_of(&self, hooks: &Path) -> bool {
+        if let Some(socket) = self.socket() {
+            let name = socket
+                .file_name()
+                .is_some_and(|name| *name == *socket_name(hooks));
+            return name && self.is_upcallds();
+        }
         self.hooks_directory().is_some_and(|named| named == hooks)
     }
 
-    /// The directory of the hooks' files, for a pattern of upcalld's.
+    /// The directory of the hooks' files, for a pipe of upcalld's.
     pub fn hooks_directory(&self) -> Option<PathBuf> {
-        let text = self.is_upcallds().then(|| self.text())?;
+        let ours = matches!(self, Self::Pipe(_)) && self.is_upcallds();
+        let text = ours.then(|| self.text())?;
         let named = text
             .split_ascii_whitespace()
             .find_map(|word| word.strip_prefix("--hooks="));
@@ -187,12 +255,28 @@ mod tests {
             "|",
             "core",
             "|/usr/lib/systemd/systemd-coredump %P %u",
-            "@@/run/upcalld/core.sock",
+            "@@/run/upcalld/upcall.sock",
+            "@@/run/systemd/coredump-kernel",
+            "@/run/kernel/other.sock",
             "|/bin/core %P",
         ] {
             let other = Pattern::parse(other);
             assert!(!other.is_upcallds(), "{other:?}");
-            assert_eq!(other.hooks_directory(), None);
+            assert!(!other.is_of(Path::new(DEFAULT_HOOKS)));
+        }
+    }
+
+    #[test]
+    fn our_socket_is_known_again_by_the_place_of_the_hooks_files() {
+        let (run, hooks) = (Path::new("/run/upcalld"), Path::new(DEFAULT_HOOKS));
+        let system = Pattern::ours_by_socket(run, hooks, true).unwrap();
+        assert_eq!(system.text(), "@@/run/upcalld/kernel/upcalld.sock");
+        assert_eq!((system.is_upcallds(), system.mode()), (true, "socket"));
+        let other = Pattern::ours_by_socket(run, Path::new("/x/hooks"), false).unwrap();
+        assert!(other.is_of(Path::new("/x/hooks")) && !other.is_of(Path::new("/y/hooks")));
+        assert!(other.is_upcallds() && !other.is_of(hooks) && !system.is_of(Path::new("/x/hooks")));
+        for odd in ["/a b".to_owned(), "/x".repeat(60)] {
+            assert!(Pattern::ours_by_socket(Path::new(&odd), hooks, true).is_err());
         }
     }
 

@@ -41,6 +41,11 @@ impl CoreWords {
         }
     }
 
+    /// All of them, in their order.
+    pub(super) fn all(words: [Vec<u8>; CORE_WORDS.len()]) -> Self {
+        Self(words.into())
+    }
+
     /// What stands for a specifier of core(5), as `%P`; empty where the kernel does not know it.
     pub fn get(&self, specifier: &str) -> &[u8] {
         let place = CORE_WORDS.iter().position(|known| *known == specifier);

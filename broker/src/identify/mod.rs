@@ -1,6 +1,7 @@
 //! Which process caused an upcall, by what evidence, and what is known about it.
 
 pub mod core;
+pub mod dumping;
 pub mod past;
 
 use upcall_config::facts::ProcessFacts;
@@ -14,7 +15,7 @@ use crate::linux::procdir::ProcDir;
 /// How we know which process it was; ordered by trust, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Evidence {
-    /// The kernel made a pidfd of it (`%F`).
+    /// The kernel made a pidfd of it (`%F`, or the peer of its own connection).
     KernelPidfd,
     /// The kernel said its number, and everything that can be compared agrees.
     NumberChecked,

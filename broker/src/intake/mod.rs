@@ -1,4 +1,6 @@
 //! Where upcalls come in: accept, see who it is, and turn what they say into an upcall.
 
+pub mod call;
+pub mod coresock;
 pub mod shim;
 pub mod spool;

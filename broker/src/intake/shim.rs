@@ -1,12 +1,12 @@
 //! Requests of the shim: one record, its descriptors, and whether it is the kernel's own shim that sends them.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use upcall_helpers::wire::{DecodeError, Hook, ID_LENGTH, Request, RequestFd, Verdict};
+use upcall_helpers::wire::{DecodeError, Hook, ID_LENGTH, Request, RequestFd};
 
+use super::call::{Caller, CoreCall, KernelPipe};
 use crate::identify::core::{CoreWords, WordsError};
 use crate::linux::namespace::{self, Ns, NsSet};
 use crate::linux::procdir::ProcDir;
@@ -17,39 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The pid of kthreadd, the parent of all that the kernel starts: the second process there ever is (init/main.c).
 const KTHREADD: u32 = 2;
-
-/// A core dump that the shim hands over.
-#[derive(Debug)]
-pub struct CoreCall {
-    /// The kernel's words.
-    pub words: CoreWords,
-    /// The kernel's pipe.
-    pub kernel: KernelPipe,
-    /// The kernel's pidfd.
-    pub pidfd: Option<OwnedFd>,
-    /// The upcall's id, as the shim has drawn it.
-    pub id: Option<[u8; ID_LENGTH]>,
-    /// When the shim started: nanoseconds of `CLOCK_MONOTONIC`.
-    pub started: u64,
-    /// When the shim started: clock ticks since boot.
-    pub started_ticks: u64,
-    /// Where the verdict goes.
-    pub shim: Shim,
-}
-
-/// The read end of the kernel's pipe, and the right to read it. While any reader's descriptor is open the kernel waits
-/// (core(5), core_pipe_limit), so this is dropped as soon as somebody else has the claim.
-#[derive(Debug)]
-pub struct KernelPipe {
-    /// The read end.
-    pub pipe: OwnedFd,
-    /// An eventfd: who takes its token reads the pipe.
-    pub claim: OwnedFd,
-}
-
-/// The shim, waiting for its verdict.
-#[derive(Debug)]
-pub struct Shim(Connection);
 
 /// Why a connection is no upcall.
 #[derive(Debug, thiserror::Error)]
@@ -97,15 +64,6 @@ pub struct Late {
     pub started: u64,
     /// Whether the shim took the claim, and with it the core.
     pub kept: bool,
-}
-
-impl Shim {
-    /// Tells the verdict; a shim that has gone has done without.
-    pub fn tell(&self, verdict: Verdict) {
-        if let Ok(record) = verdict.encode() {
-            let _ = self.0.send(&record, &[]);
-        }
-    }
 }
 
 /// Takes one request from a connection.
@@ -162,7 +120,7 @@ pub async fn take(
         id: request.id,
         started: request.started,
         started_ticks,
-        shim: Shim(connection),
+        caller: Caller::Shim(connection),
     })
 }
 

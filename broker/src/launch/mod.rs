@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use upcall_config::plan::{Run, Store};
 use upcall_helpers::wire::{EncodeError, Exec, FdRole, Launch, Report, Task, cgroup_name};
 
-use crate::intake::shim::KernelPipe;
+use crate::intake::call::KernelPipe;
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::{SealError, SealedProgram};
 use crate::linux::parse::CgroupLine;

@@ -3,6 +3,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod connector;
+pub mod coresock;
 pub mod devices;
 pub mod memfd;
 pub mod namespace;

@@ -108,10 +108,17 @@ pub struct Stat {
     pub flags: u64,
     /// When it started, in clock ticks since boot.
     pub start: u64,
+    /// The processor it ran on last.
+    pub processor: Option<u32>,
+    /// How it ends, as wait(2) says it: known from the first moment of a core dump on; only to who may trace it.
+    pub exit: Option<u32>,
 }
 
 /// `PF_KTHREAD` of the kernel's linux/sched.h: a thread of the kernel itself.
 const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// `PF_DUMPCORE` of the kernel's linux/sched.h: the thread that writes the core, the one that crashed.
+const PF_DUMPCORE: u64 = 0x0000_0200;
 
 impl Stat {
     /// Reads the file's bytes: fields are counted from the *last* `)`, since the name before it may hold any.
@@ -126,7 +133,14 @@ impl Stat {
             session: at(6).and_then(signed)?,
             flags: at(9).and_then(unsigned)?,
             start: at(22).and_then(unsigned)?,
+            processor: at(39).and_then(number),
+            exit: at(52).and_then(number),
         })
+    }
+
+    /// Whether this thread is the one of its process that dumps core.
+    pub fn dumps_core(self) -> bool {
+        self.flags & PF_DUMPCORE != 0
     }
 
     /// Whether this is a thread of the kernel.

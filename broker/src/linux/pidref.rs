@@ -67,6 +67,11 @@ impl PidRef {
         self.fd.as_fd()
     }
 
+    /// The pidfd alone, for whoever makes a reference of it again.
+    pub fn into_pidfd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Asks whether the process still has its number, so that what was read under it was its own. A zombie has it
     /// too.
     ///

@@ -40,6 +40,18 @@ impl ProcDir {
         Self::at(&format!("/proc/{pid}/task/{tid}"))
     }
 
+    /// The numbers of a process's threads, of no more than so many.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` for a process that is gone.
+    pub fn threads(&self, most: usize) -> Result<Vec<u32>, Errno> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let mut tasks = nix::dir::Dir::openat(&self.fd, "task", flags, Mode::empty())?;
+        let numbers = tasks.iter().flatten();
+        let numbers = numbers.filter_map(|entry| parse::number(entry.file_name().to_bytes()));
+        Ok(numbers.take(most).collect())
+    }
+
     fn at(path: &str) -> Result<Self, Errno> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
         Ok(Self {

@@ -39,21 +39,34 @@ pub struct Peer {
     pub process: PidRef,
 }
 
+/// A socket that listens at `path`, in place of what a former daemon left there.
+pub(super) fn listening(path: &Path, kind: SockType) -> std::io::Result<AsyncFd<OwnedFd>> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, kind, flags, None)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&socket, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
+    sys::watch(socket)
+}
+
+/// The next connection of a listening socket; it does not block.
+pub(super) async fn accepted(listening: &AsyncFd<OwnedFd>) -> std::io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let accept = |socket: &OwnedFd| Ok(accept4(socket.as_raw_fd(), flags)?);
+    let raw = listening.async_io(Interest::READABLE, accept).await?;
+    Ok(upcall_helpers::sys::inherited(raw)?)
+}
+
 impl Listener {
     /// Listens at `path`, in place of what a former daemon left there. The directory is the caller's and root's alone.
     ///
     /// # Errors
     /// As socket(2), bind(2), listen(2).
     pub fn bind(path: &Path) -> std::io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-        bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        listen(&socket, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
-        sys::watch(socket).map(Self)
+        listening(path, SockType::SeqPacket).map(Self)
     }
 
     /// Takes over a listening socket that we were started with.
@@ -70,10 +83,7 @@ impl Listener {
     /// # Errors
     /// As accept(2); `EMFILE` and its kind should be waited out.
     pub async fn accept(&self) -> std::io::Result<Connection> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let accept = |socket: &OwnedFd| Ok(accept4(socket.as_raw_fd(), flags)?);
-        let raw = self.0.async_io(Interest::READABLE, accept).await?;
-        Connection::new(upcall_helpers::sys::inherited(raw)?)
+        Connection::new(accepted(&self.0).await?)
     }
 }
 

@@ -38,11 +38,12 @@ pub enum Reason {
     HookForeign,
     PipeLimit,
     ShimLost,
+    Killed,
 }
 
 impl Reason {
     /// All reasons, in documentation order.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Rule,
         Self::Forged,
         Self::NotDumpable,
@@ -72,6 +73,7 @@ impl Reason {
         Self::HookForeign,
         Self::PipeLimit,
         Self::ShimLost,
+        Self::Killed,
     ];
 
     /// What the word means, as a clause.
@@ -114,8 +116,9 @@ impl Reason {
             Self::HookForeign => "the kernel's hook belonged to somebody else",
             Self::PipeLimit => "the kernel had reached `kernel.core_pipe_limit` and skipped it",
             Self::ShimLost => {
-                "the kernel announced a core and no request came; the shim was not started or was ended"
+                "the kernel announced a core and no request came; the shim was not started or was ended, or the socket was full"
             }
+            Self::Killed => "the process was killed before the kernel wrote its core",
         }
     }
 
@@ -151,6 +154,7 @@ impl Reason {
             Self::HookForeign => "hook_foreign",
             Self::PipeLimit => "pipe_limit",
             Self::ShimLost => "shim_lost",
+            Self::Killed => "killed",
         }
     }
 }
@@ -167,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_list_of_reasons_is_complete_and_its_words_differ() {
-        assert_eq!(Reason::ALL.len(), Reason::ShimLost as usize + 1);
+        assert_eq!(Reason::ALL.len(), Reason::Killed as usize + 1);
         let mut words: Vec<_> = Reason::ALL.map(Reason::as_str).to_vec();
         words.sort_unstable();
         words.dedup();

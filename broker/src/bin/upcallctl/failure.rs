@@ -254,11 +254,12 @@ impl Failure {
                 InstallError::PreviousUnknown(_) => {
                     format!("{core_pattern}; then {}", context.typed("install core"))
                 }
-                InstallError::Another(hooks) => {
-                    let config = hooks.parent().unwrap_or(hooks);
+                InstallError::Another(pattern) => {
+                    let hooks = pattern.hooks_directory();
+                    let config = hooks.as_deref().and_then(std::path::Path::parent);
+                    let config = config.map_or("DIR".into(), |config| config.display().to_string());
                     format!(
-                        "upcallctl --config {} uninstall core; if that is gone, {core_pattern}",
-                        config.display()
+                        "upcallctl --config {config} uninstall core; if that is gone, {core_pattern}"
                     )
                 }
                 InstallError::Sysctl(SysctlError::ReadBack { .. }) => {

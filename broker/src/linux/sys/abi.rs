@@ -18,6 +18,26 @@ const _: () = assert!(size_of::<PidfdInfo>() == libc::PIDFD_INFO_SIZE_VER0 as us
 pub(super) const PIDFD_INFO_PID: u64 = 1;
 pub(super) const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
 
+/// The same as of 6.16, 72 bytes; the signal is there from 6.19 on, and before it a hole.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct PidfdCoreInfo {
+    pub(super) info: PidfdInfo,
+    pub(super) coredump: u32,
+    pub(super) signal: u32,
+}
+
+const _: () = assert!(size_of::<PidfdCoreInfo>() == 72);
+
+pub(super) const PIDFD_INFO_EXIT: u64 = 1 << 3;
+pub(super) const PIDFD_INFO_COREDUMP: u64 = 1 << 4;
+pub(super) const PIDFD_INFO_COREDUMP_SIGNAL: u64 = 1 << 6;
+
+/// In [`PidfdCoreInfo::coredump`]: it dumps or has dumped; as a user's; as root's alone.
+pub(super) const PIDFD_COREDUMPED: u32 = 1;
+pub(super) const PIDFD_COREDUMP_USER: u32 = 1 << 2;
+pub(super) const PIDFD_COREDUMP_ROOT: u32 = 1 << 3;
+
 /// What bpf(2) takes to load a program (`union bpf_attr` of linux/bpf.h, as of 4.15).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]

@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 
-use abi::{BpfLoad, PidfdInfo};
+use abi::{BpfLoad, PidfdCoreInfo, PidfdInfo};
 
 /// What `PIDFD_GET_INFO` (6.13) says about a process that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,48 @@ pub fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<ProcessInfo, Errno> {
     Ok(ProcessInfo {
         pid: info.tgid,
         cgroup: info.cgroupid,
+    })
+}
+
+/// What `PIDFD_GET_INFO` (6.16) says about a process's core dump, also when the process is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CoreInfo {
+    /// Whether it dumps, or has dumped, to a program or a socket.
+    pub dumped: bool,
+    /// As whose the kernel dumps it, as core(5)'s `%d`: 1 a user's, 2 root's alone; `None` before it dumps.
+    pub dumpable: Option<u8>,
+    /// The signal; `None` before 6.19.
+    pub signal: Option<u32>,
+}
+
+/// `ioctl(pidfd, PIDFD_GET_INFO)` for a core dump, linux/pidfd.h.
+///
+/// # Errors
+/// As [`pidfd_info`], but for `ESRCH`; `ENOTTY` also on a kernel that knows no core dumps by pidfd.
+pub fn pidfd_core_info(pidfd: BorrowedFd<'_>) -> Result<CoreInfo, Errno> {
+    const REQUEST: libc::Ioctl =
+        nix::request_code_readwrite!(0xff, 11, size_of::<PidfdCoreInfo>()) as libc::Ioctl;
+    let mut info = PidfdCoreInfo::default();
+    // Asked how it ended, the kernel answers also for a process that was reaped.
+    info.info.mask =
+        abi::PIDFD_INFO_COREDUMP | abi::PIDFD_INFO_COREDUMP_SIGNAL | abi::PIDFD_INFO_EXIT;
+    // SAFETY: the request's number carries the size of PidfdCoreInfo, and the kernel reads and writes at most that much
+    // of the one that lives here.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), REQUEST, &raw mut info) };
+    Errno::result(result)?;
+    let given = info.info.mask;
+    if given & abi::PIDFD_INFO_COREDUMP == 0 {
+        return Err(Errno::ENOTTY);
+    }
+    let dumpable = match info.coredump {
+        mask if mask & abi::PIDFD_COREDUMP_ROOT != 0 => Some(2),
+        mask if mask & abi::PIDFD_COREDUMP_USER != 0 => Some(1),
+        _ => None,
+    };
+    Ok(CoreInfo {
+        dumped: info.coredump & abi::PIDFD_COREDUMPED != 0,
+        dumpable,
+        signal: Some(info.signal).filter(|_| given & abi::PIDFD_INFO_COREDUMP_SIGNAL != 0),
     })
 }
 

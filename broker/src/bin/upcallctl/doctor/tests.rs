@@ -161,6 +161,7 @@ fn status() -> Status {
         previous: None,
         hook_file_problem: None,
         keep_free: 0,
+        kernel_socket: None,
     }
 }
 

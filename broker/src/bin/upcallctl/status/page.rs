@@ -266,6 +266,7 @@ mod tests {
                 previous: Some("|/usr/lib/systemd/systemd-coredump %P %u".into()),
                 hook_file_problem: None,
                 keep_free: 2 << 30,
+                kernel_socket: None,
             },
             memory_bytes: Some(10_276_044),
             errors_on_disk: Some(0),
