@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use upcalld::hooks::install::Mode;
 use upcalld::hooks::pattern::Pattern;
 
 use crate::sandbox::Sandbox;
@@ -100,9 +101,22 @@ impl HostHook {
     /// # Errors
     /// As write(2); the kernel does not keep it.
     pub fn install(&self, sandbox: &Sandbox) -> Result<()> {
+        self.install_as(sandbox, Mode::Pipe)
+    }
+
+    /// Puts the sandbox's shim in, or its socket.
+    ///
+    /// # Errors
+    /// As write(2); the kernel does not keep it.
+    pub fn install_as(&self, sandbox: &Sandbox, mode: Mode) -> Result<()> {
         let before = Pattern::parse(&self.pattern);
         sandbox.hook(|hook| hook.previous = before)?;
-        let ours = Pattern::ours(&sandbox.libexec().join("core"), &sandbox.hooks())?;
+        let (run, hooks) = (sandbox.sockets(), sandbox.hooks());
+        let ours = match mode {
+            Mode::Pipe => Pattern::ours(&sandbox.libexec().join("core"), &hooks),
+            Mode::Socket => Pattern::ours_by_socket(&run, &hooks, true),
+            Mode::PlainSocket => Pattern::ours_by_socket(&run, &hooks, false),
+        }?;
         // The limit first, so that the kernel waits for the shim from its first call on.
         write(PIPE_LIMIT, "1024")?;
         write(PATTERN, ours.text())

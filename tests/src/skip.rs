@@ -42,6 +42,8 @@ pub enum Need {
     MemoryController,
     /// Leave to change the host's hooks for a moment: `make check-host`.
     HostHooks,
+    /// A kernel that connects to sockets for cores.
+    CoreSocket,
 }
 
 impl Need {
@@ -85,6 +87,11 @@ impl Need {
             Self::HostHooks => (
                 std::env::var_os("UPCALLD_TEST_HOST_HOOKS").is_some(),
                 "the host's own hooks (make check-host)",
+            ),
+            Self::CoreSocket => (
+                std::fs::read_to_string("/proc/sys/kernel/core_modes")
+                    .is_ok_and(|modes| modes.contains("socket")),
+                "a kernel that dumps to sockets (6.17)",
             ),
             Self::MemoryController => (
                 Path::new("/sys/fs/cgroup/memory").is_dir()

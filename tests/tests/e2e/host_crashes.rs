@@ -1,4 +1,4 @@
-//! Real crashes, and the kernel's own calls.
+//! Real crashes, and the kernel's own calls: in its pipe, and again by its socket (`host_socket`).
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -10,20 +10,21 @@ use upcall_e2e::command::{command, pause, until};
 use upcall_e2e::container::{Container, pid_of, runs, waits};
 use upcall_e2e::hook;
 use upcall_e2e::leader::Leader;
-use upcall_e2e::needs;
 use upcall_e2e::podman::Podman;
 use upcall_e2e::records::{action, report};
 use upcall_e2e::report::Hash;
 use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
+use upcalld::hooks::install::Mode;
 use upcalld::store::record::Outcome;
 
+use super::{MODE, needs};
 use crate::host_scene::{HostScene, PROBE_AND_STORE, handled_inside};
 use crate::scene::nothing_in;
 
 /// A child of PID 1 crashes, then PID 1 itself.
 fn both_crash(start: impl FnOnce(&Sandbox) -> Result<Container>) -> Result<()> {
-    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let scene = HostScene::by(MODE, PROBE_AND_STORE)?;
     let container = start(&scene.sandbox)?;
     let leader = container.leader()?;
     let child = container.child()?;
@@ -143,7 +144,7 @@ fn on_the_host_with(scene: &HostScene, words: &[&str]) -> Result<(u32, bool)> {
 #[test]
 fn on_the_host() -> Result<()> {
     needs!(HostHooks, Root);
-    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let scene = HostScene::by(MODE, PROBE_AND_STORE)?;
     let (pid, dumped) = on_the_host_with(&scene, &[])?;
     assert!(dumped);
     let record = scene.record(pid)?;
@@ -158,7 +159,7 @@ fn on_the_host() -> Result<()> {
 fn a_core_limit_below_a_page_is_the_rules_business_and_one_of_1_the_kernels() -> Result<()> {
     needs!(HostHooks, Root);
     let rules = "[[rule]]\nupcall = \"core\"\nmatch.process = { uid = 0, comm = \"crash-me\" }\nstore = {}\n";
-    let scene = HostScene::new(rules)?;
+    let scene = HostScene::by(MODE, rules)?;
     for limit in ["--core-limit=0", "--core-limit=2", "--core-limit=4095"] {
         let (pid, _) = on_the_host_with(&scene, &[limit])?;
         let record = scene.record(pid)?;
@@ -184,7 +185,7 @@ fn a_core_limit_below_a_page_is_the_rules_business_and_one_of_1_the_kernels() ->
 fn what_no_rule_matches_goes_where_it_went_before() -> Result<()> {
     needs!(HostHooks, Root);
     // Before us stood a file pattern, most likely: a copy within the process's limit.
-    let scene = HostScene::new("")?;
+    let scene = HostScene::by(MODE, "")?;
     let (pid, _) = on_the_host_with(&scene, &["--core-limit=100000000"])?;
     let record = scene.record(pid)?;
     assert_eq!(
@@ -198,7 +199,7 @@ fn what_no_rule_matches_goes_where_it_went_before() -> Result<()> {
 #[test]
 fn a_process_whose_first_thread_has_ended_is_still_in_its_container() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let scene = HostScene::by(MODE, PROBE_AND_STORE)?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     let leader = container.leader()?;
     let pid = container.victim(&["--threads=3", "--leader-exits"])?;
@@ -220,7 +221,7 @@ fn a_process_whose_first_thread_has_ended_is_still_in_its_container() -> Result<
 #[test]
 fn many_threads_and_much_memory_are_one_core() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let scene = HostScene::by(MODE, PROBE_AND_STORE)?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     let pid = container.victim(&["--threads=20", "--mib=64"])?;
     container.crash(pid)?;
@@ -236,7 +237,8 @@ fn many_threads_and_much_memory_are_one_core() -> Result<()> {
 #[test]
 fn a_process_is_held_until_its_helper_has_ended() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = HostScene::new(
+    let scene = HostScene::by(
+        MODE,
         "[[rule]]\nupcall = \"core\"\nmatch.container = {}\n\
          run = { in = \"container\", command = [\"/helper\"] }\n",
     )?;
@@ -269,7 +271,7 @@ fn a_process_is_held_until_its_helper_has_ended() -> Result<()> {
 #[test]
 fn two_at_once_are_two() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let scene = HostScene::by(MODE, PROBE_AND_STORE)?;
     let start = |name: &str| Runc::new(name).user_namespace().start(&scene.sandbox);
     let (one, other) = (start("one")?, start("other")?);
     let (one_leader, other_leader) = (one.leader()?, other.leader()?);
@@ -284,7 +286,7 @@ fn two_at_once_are_two() -> Result<()> {
 #[test]
 fn nobody_enters_where_processes_that_change_ids_can_be_traced() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let scene = HostScene::by(MODE, PROBE_AND_STORE)?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     let victim = container.victim(&[])?;
     hook::suid_dumpable(&scene.hook, "1")?;
@@ -302,7 +304,8 @@ fn nobody_enters_where_processes_that_change_ids_can_be_traced() -> Result<()> {
 #[test]
 fn a_helper_that_crashes_is_not_handled_by_itself() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = HostScene::new(
+    let scene = HostScene::by(
+        MODE,
         "[[rule]]\nupcall = \"core\"\nmatch.container = {}\n\
          run = { in = \"container\", command = [\"/crash-me\"] }\n",
     )?;
@@ -325,7 +328,7 @@ fn a_helper_that_crashes_is_not_handled_by_itself() -> Result<()> {
 #[test]
 fn a_daemon_that_crashes_is_not_handled_by_itself() -> Result<()> {
     needs!(HostHooks, Root);
-    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let scene = HostScene::by(MODE, PROBE_AND_STORE)?;
     scene.daemon.signal(Signal::SIGABRT)?;
     let pid = scene.daemon.pid();
     until(Duration::from_secs(5), "its end", || {
@@ -333,8 +336,13 @@ fn a_daemon_that_crashes_is_not_handled_by_itself() -> Result<()> {
     })?;
     pause(Duration::from_millis(300));
     assert!(!scene.sandbox.spool().exists(), "its own core was spooled");
-    // And while it is gone the shim keeps what comes.
     let (_, dumped) = on_the_host_with(&scene, &[])?;
+    if MODE != Mode::Pipe {
+        // Nobody keeps the socket: what crashes is not held up, and has no core.
+        assert!(!dumped);
+        return Ok(());
+    }
+    // While it is gone the shim keeps what comes.
     assert!(dumped);
     let mut spool = std::fs::read_dir(scene.sandbox.spool())?
         .flatten()
@@ -349,7 +357,7 @@ fn a_daemon_that_crashes_is_not_handled_by_itself() -> Result<()> {
 #[test]
 fn a_process_killed_while_it_dumps_has_one_record() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let scene = HostScene::by(MODE, PROBE_AND_STORE)?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     for millis in [0, 3, 10, 30, 60] {
         let victim = container.victim(&["--mib=200"])?;
@@ -379,7 +387,7 @@ fn a_process_killed_while_it_dumps_has_one_record() -> Result<()> {
 fn an_unregistered_namespace_is_not_entered() -> Result<()> {
     use std::os::unix::process::CommandExt;
     needs!(HostHooks, Root, Unprivileged);
-    let scene = HostScene::new(PROBE_AND_STORE)?;
+    let scene = HostScene::by(MODE, PROBE_AND_STORE)?;
     let mut unshare = command("unshare");
     unshare
         .args(["-Urmpf", "--"])

@@ -7,12 +7,12 @@ use anyhow::Result;
 use upcall_e2e::container::Container;
 use upcall_e2e::gdb::Crash;
 use upcall_e2e::hook;
-use upcall_e2e::needs;
 use upcall_e2e::programs::build_32_bit;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
 use upcalld::store::record::{Outcome, Record};
 
+use super::{MODE, needs};
 use crate::host_scene::HostScene;
 
 const STORE: &str =
@@ -61,7 +61,7 @@ fn crash_of(scene: &HostScene, container: &Container, words: &[&str]) -> Result<
 #[test]
 fn threads_and_a_containers_init_open_in_gdb() -> Result<()> {
     needs!(HostHooks, Root, Runc, Gdb);
-    let scene = HostScene::new(STORE)?;
+    let scene = HostScene::by(MODE, STORE)?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     let (record, crash) = crash_of(&scene, &container, &["--threads=5"])?;
     assert_eq!(record.process.tid, record.process.pid);
@@ -85,7 +85,7 @@ fn threads_and_a_containers_init_open_in_gdb() -> Result<()> {
 #[test]
 fn a_32_bit_program_opens_in_gdb() -> Result<()> {
     needs!(HostHooks, Root, Runc, Gdb, Gcc32);
-    let scene = HostScene::new(STORE)?;
+    let scene = HostScene::by(MODE, STORE)?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     build_32_bit(SOURCE, &container.root().inside("/crash-32"))?;
     container.exec(&["/bin/sh", "-c", "/crash-32; [ $? = 139 ]"])?;
@@ -100,7 +100,7 @@ fn a_32_bit_program_opens_in_gdb() -> Result<()> {
 #[test]
 fn more_mappings_than_an_elf_header_can_count_open_in_gdb() -> Result<()> {
     needs!(HostHooks, Root, Runc, Gdb);
-    let scene = HostScene::new(STORE)?;
+    let scene = HostScene::by(MODE, STORE)?;
     hook::max_map_count(&scene.hook, "80000")?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     let (record, _) = crash_of(&scene, &container, &["--mappings=70000"])?;

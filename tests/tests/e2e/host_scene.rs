@@ -9,6 +9,7 @@ use upcall_e2e::hook::{self, HostHook};
 use upcall_e2e::leader::Leader;
 use upcall_e2e::records::action;
 use upcall_e2e::sandbox::Sandbox;
+use upcalld::hooks::install::Mode;
 use upcalld::store::record::{Outcome, Record};
 
 /// A program of the host's inside, and a copy: for containers of every kind.
@@ -30,20 +31,27 @@ pub(crate) struct HostScene {
     pub(crate) hook: HostHook,
     pub(crate) daemon: Daemon,
     pub(crate) sandbox: Sandbox,
+    mode: Mode,
 }
 
 impl HostScene {
-    /// With these rules.
+    /// With these rules; the kernel starts the shim.
     pub(crate) fn new(rules: &str) -> Result<Self> {
+        Self::by(Mode::Pipe, rules)
+    }
+
+    /// With these rules; the kernel calls so.
+    pub(crate) fn by(mode: Mode, rules: &str) -> Result<Self> {
         let hook = HostHook::borrow()?;
         let sandbox = Sandbox::new()?;
         sandbox.rules(rules)?;
         let daemon = Daemon::start_strict(&sandbox)?;
-        hook.install(&sandbox)?;
+        hook.install_as(&sandbox, mode)?;
         Ok(Self {
             hook,
             daemon,
             sandbox,
+            mode,
         })
     }
 
@@ -57,7 +65,10 @@ impl HostScene {
         );
         assert_eq!(
             record.core.as_ref().map(|core| core.hook.as_str()),
-            Some("pipe")
+            Some(match self.mode {
+                Mode::Pipe => "pipe",
+                Mode::Socket | Mode::PlainSocket => "socket",
+            })
         );
         Ok(record)
     }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use upcall_e2e::command::until;
 use upcall_e2e::container::{Container, children, runs};
-use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
 use upcalld::store::record::Record;
 
+use super::{MODE, needs};
 use crate::host_scene::{HostScene, PROBE_AND_STORE, handled_inside};
 use crate::scene::nothing_in;
 
@@ -60,7 +60,7 @@ fn a_storm_of_one_container_is_nothing_to_another() -> Result<()> {
         "store = { ignore_limit = true, max_size = \"1MiB\" }",
         1,
     );
-    let scene = HostScene::new(&rules)?;
+    let scene = HostScene::by(MODE, &rules)?;
     let start = |name: &str| Runc::new(name).user_namespace().start(&scene.sandbox);
     let (stormy, quiet) = (start("storm")?, start("quiet")?);
     // Whatever is set up once is there after the first.

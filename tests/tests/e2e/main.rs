@@ -3,6 +3,12 @@
 //! `ns_…` leaves the host's hooks alone; `host_…` changes core_pattern, puts it back, and is run by
 //! `make check-host` only.
 
+/// How the kernel calls, in tests that are run again for its socket.
+#[cfg(test)]
+const MODE: upcalld::hooks::install::Mode = upcalld::hooks::install::Mode::Pipe;
+#[cfg(test)]
+use upcall_e2e::needs;
+
 #[cfg(test)]
 mod canary;
 #[cfg(test)]
@@ -21,6 +27,8 @@ mod host_kinds;
 mod host_missed;
 #[cfg(test)]
 mod host_scene;
+#[cfg(test)]
+mod host_socket;
 #[cfg(test)]
 mod host_storm;
 #[cfg(test)]
