@@ -5,6 +5,7 @@
 pub mod admit;
 pub mod broker;
 pub mod control;
+pub mod corefile;
 pub mod daemon;
 pub mod explain;
 pub mod hooks;

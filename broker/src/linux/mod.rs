@@ -2,6 +2,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod confine;
 pub mod connector;
 pub mod coresock;
 pub mod devices;

@@ -184,3 +184,55 @@ fn cores_are_roots_alone() {
     let rm = bench.run_as_nobody(&["cores", "rm", "--all", "--yes"]);
     insta::assert_snapshot!([dump.all(), rm.all()].concat());
 }
+
+/// With a core that the kernel wrote.
+fn crashed() -> Bench {
+    let bench = Bench::with(&[given::shop()]);
+    std::fs::create_dir(bench.path("s/cores")).unwrap();
+    let core = include_bytes!("../core/crash.core.zst");
+    std::fs::write(bench.path("s/cores/k3m9q0tz.core.zst"), core).unwrap();
+    bench
+}
+
+#[test]
+fn info_has_the_record_and_what_the_core_says() {
+    let bench = crashed();
+    let said = bench.run(&["cores", "info", "k3m"]);
+    assert_eq!((said.err.as_str(), said.status), ("", 0));
+    let core = said.out.split_once("core        ").unwrap().1;
+    insta::assert_snapshot!(core);
+    let shown = bench.run(&["show", "k3m"]).out;
+    assert_eq!(said.out.lines().nth(1), shown.lines().nth(1));
+    let json = bench.run(&["cores", "info", "k3m", "--json"]).out;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["schema"], "upcalld.core");
+    assert_eq!(json["crash"]["address"], 0x18);
+    assert_eq!(json["record"]["id"], "k3m9q0tz");
+    let fields = json.as_object().unwrap().len();
+    assert_eq!((fields, &json["unread"]), (6, &Value::Null));
+}
+
+#[test]
+fn a_core_that_is_none_or_not_here_is_said_in_info() {
+    let bench = crashed();
+    let mut said = String::new();
+    for (name, bytes) in [
+        ("s/cores/k3m9q0tz.core", &b"#!/bin/sh\n"[..]),
+        ("s/cores/k3m9q0tz.core", &b"\x7fELF\x02\x01\x01"[..]),
+        ("s/cores/k3m9q0tz.core", &[0xff; 1000]),
+    ] {
+        std::fs::write(bench.path(name), bytes).unwrap();
+        let out = bench.run(&["cores", "info", "k3m"]);
+        assert_eq!(out.status, 0);
+        said += out.out.split_once("core        ").unwrap().1;
+    }
+    std::fs::remove_file(bench.path("s/cores/k3m9q0tz.core")).unwrap();
+    std::fs::remove_file(bench.path("s/cores/k3m9q0tz.core.zst")).unwrap();
+    said += bench
+        .run(&["cores", "info", "k3m"])
+        .out
+        .split_once("core        ")
+        .unwrap()
+        .1;
+    insta::assert_snapshot!(said);
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cores::args::CoresArgs;
+use crate::cores::args::{CoresArgs, WorkArgs};
 use crate::filter::Filter;
 use crate::since::Since;
 
@@ -174,6 +174,9 @@ pub(crate) enum Command {
         /// Where
         directory: PathBuf,
     },
+    /// Look at a tenant's bytes, without rights
+    #[command(hide = true)]
+    LookAtCore(WorkArgs),
     /// Wait for a byte, then crash
     #[command(hide = true)]
     SelfTestChild,

@@ -143,6 +143,7 @@ fn name(command: &Command) -> &'static str {
         Command::Install(_) => "install core",
         Command::Uninstall { .. } => "uninstall",
         Command::Generate { .. } => "generate",
+        Command::LookAtCore(_) => "look-at-core",
         Command::SelfTestChild => "self-test-child",
     }
 }

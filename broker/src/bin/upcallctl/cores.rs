@@ -9,11 +9,14 @@ use crate::failure::Failure;
 
 pub(crate) mod args;
 mod dump;
+mod info;
 mod list;
+mod look;
 mod progress;
 mod rm;
 mod state;
 mod stored;
+pub(crate) mod worker;
 
 use args::{CoresArgs, CoresCommand};
 use state::State;
@@ -24,6 +27,7 @@ pub(crate) fn run(context: &Context, asked: &CoresArgs) -> Result<(), Failure> {
     match &asked.command {
         None => list::run(context, &asked.list),
         Some(CoresCommand::List(asked)) => list::run(context, asked),
+        Some(CoresCommand::Info(asked)) => info::run(context, asked),
         Some(CoresCommand::Dump(asked)) => dump::run(context, asked),
         Some(CoresCommand::Rm(asked)) => rm::run(context, asked),
     }

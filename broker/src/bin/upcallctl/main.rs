@@ -75,6 +75,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Install(asked) => install::run(context, &asked),
         Command::Uninstall { .. } => uninstall::run(context),
         Command::Generate { what, directory } => generate::run(what, &directory),
+        Command::LookAtCore(asked) => cores::worker::run(&asked),
         Command::SelfTestChild => self_test::child(),
     }
 }

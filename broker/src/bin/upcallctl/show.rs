@@ -38,14 +38,22 @@ pub(crate) fn run(context: &Context, prefix: &str) -> Result<(), Failure> {
 }
 
 /// Lines under headings.
-struct Page<'a> {
-    text: String,
+pub(crate) struct Page<'a> {
+    pub(crate) text: String,
     look: &'a Look,
 }
 
-impl Page<'_> {
+impl<'a> Page<'a> {
+    /// An empty one.
+    pub(crate) fn new(look: &'a Look) -> Self {
+        Self {
+            text: String::new(),
+            look,
+        }
+    }
+
     /// A heading and its lines; nothing where there are none.
-    fn section(&mut self, heading: &str, lines: impl IntoIterator<Item = String>) {
+    pub(crate) fn section(&mut self, heading: &str, lines: impl IntoIterator<Item = String>) {
         let mut heading = heading;
         for line in lines {
             let padding = " ".repeat(INDENT - length(heading));
@@ -59,11 +67,9 @@ impl Page<'_> {
 }
 
 /// Everything in words.
-fn text(record: &Record, look: &Look) -> String {
-    let mut page = Page {
-        text: title(record, look) + "\n",
-        look,
-    };
+pub(crate) fn text(record: &Record, look: &Look) -> String {
+    let mut page = Page::new(look);
+    page.text = title(record, look) + "\n";
     page.section("process", [process(record)]);
     page.section("crash", crash(record));
     page.section("container", [container(record, look)]);

@@ -298,3 +298,14 @@ fn own(fd: RawFd) -> Result<OwnedFd, Errno> {
     // that makes new descriptors returned, once.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Gives this process only the processor time that nobody else wants (sched(7), `SCHED_IDLE`).
+///
+/// # Errors
+/// As sched_setscheduler(2).
+pub fn be_idle() -> Result<(), Errno> {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: sched_setscheduler reads one sched_param, which lives here; 0 is the calling thread.
+    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) })
+        .map(drop)
+}

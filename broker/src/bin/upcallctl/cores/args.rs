@@ -23,6 +23,7 @@ impl CoresArgs {
     pub(crate) fn name(&self) -> &'static str {
         match self.command {
             None | Some(CoresCommand::List(_)) => "cores list",
+            Some(CoresCommand::Info(_)) => "cores info",
             Some(CoresCommand::Dump(_)) => "cores dump",
             Some(CoresCommand::Rm(_)) => "cores rm",
         }
@@ -34,6 +35,11 @@ impl CoresArgs {
 pub(crate) enum CoresCommand {
     /// List crashes and what became of their cores, the newest last; `cores` alone does that too
     List(ListArgs),
+    /// Show everything about one crash: its record, and what its core says
+    ///
+    /// Signal and address, threads, the stack of the one that crashed, files with their build-ids. The core is read by
+    /// a process without rights, since it is the tenant's.
+    Info(InfoArgs),
     /// Write a core to standard output or a file, uncompressed
     ///
     /// Only root can: a core is the memory of a process. Never written to a terminal.
@@ -59,6 +65,30 @@ pub(crate) struct ListArgs {
     /// At most this many, the newest; 0 is all
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
     pub(crate) number: usize,
+}
+
+/// `cores info`.
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// The record's id, or the start of it
+    pub(crate) id: String,
+    /// Every file that was mapped
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `look-at-core`: what a worker does.
+#[derive(Debug, Args)]
+pub(crate) struct WorkArgs {
+    /// Open files for one that reads
+    #[arg(long)]
+    pub(crate) open: bool,
+    /// It is compressed
+    #[arg(long)]
+    pub(crate) compressed: bool,
+    /// Files can be asked for
+    #[arg(long)]
+    pub(crate) files: bool,
 }
 
 /// `cores dump`.

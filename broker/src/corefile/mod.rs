@@ -1,0 +1,100 @@
+//! A core as the kernel writes it (core(5), elf(5); fs/binfmt_elf.c): who crashed and how, in which files, and the
+//! stack of the thread that did.
+//!
+//! A core is a tenant's bytes, and may be 100 GiB long and compressed. So it is read once, forward, only as far as
+//! needed; every count and length in it is bounded before it is believed; what does not fit is left out and said.
+//! Nothing in here decides anything, and only a process without privileges should call it.
+
+mod bytes;
+mod elf;
+mod frames;
+mod memory;
+mod model;
+mod modules;
+mod notes;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use frames::{Files, Mapped, NoFiles};
+pub use model::{Crash, Frame, Module, Sender};
+pub use source::{Source, Stream};
+
+use elf::{Class, Header, Segment};
+use memory::Memory;
+use notes::Notes;
+
+/// The most that is remembered of a core's memory: stack and headers.
+const MEMORY_MAX: u64 = 32 << 20;
+
+/// How much of the stack is looked at, from the stack pointer up.
+const STACK_MAX: u64 = 1 << 20;
+
+/// What a leaf function may use below its stack pointer (the x86-64 ABI's red zone).
+const RED_ZONE: u64 = 128;
+
+/// Why a core cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreError {
+    /// It ends where it must not, or cannot be read.
+    #[error("{step}: {source}")]
+    Read {
+        /// What was being read.
+        step: &'static str,
+        /// Why it could not be.
+        source: std::io::Error,
+    },
+    /// It is something else.
+    #[error("not a core: {0}")]
+    NotACore(&'static str),
+    /// It holds more than is looked at.
+    #[error("more {0} than are looked at")]
+    TooMany(&'static str),
+}
+
+/// Reads a core and finds out who crashed and how; `files` opens the files that were mapped, for names and for the way
+/// up the stack.
+///
+/// # Errors
+/// See [`CoreError`]. A core that ends behind its notes is none: what is not there is said in [`Crash::unread`].
+pub fn read(core: &mut dyn Source, files: &mut dyn Files) -> Result<Crash, CoreError> {
+    let header = Header::read(core)?;
+    let segments = header.segments(core)?;
+    let notes = segments.iter().find(|segment| segment.is_notes());
+    let segment = notes.ok_or(CoreError::NotACore("it has no notes"))?;
+    let notes = Notes::read(core, &header, segment)?;
+    let mut crash = notes.crash(&header);
+    let wanted = wanted(&notes, &segments);
+    let here = segment.offset.saturating_add(segment.size);
+    let memory = Memory::read(core, here, &segments, wanted, &mut crash.unread);
+    modules::identify(&mut crash, &notes, &memory, header.class);
+    if let Some(registers) = &notes.registers {
+        frames::walk(&mut crash, &header, registers, &memory, &notes, files);
+    }
+    Ok(crash)
+}
+
+/// Which addresses are looked at, and how much from there: where a file's beginning is mapped, the stack, the vdso.
+fn wanted(notes: &Notes, segments: &[Segment]) -> Vec<(u64, u64)> {
+    let mut wanted = Vec::new();
+    if let Some(registers) = &notes.registers {
+        wanted.push((registers.sp.saturating_sub(RED_ZONE), STACK_MAX));
+    }
+    if let Some(vdso) = notes.vdso {
+        let whole = segments.iter().find(|segment| segment.start == vdso);
+        wanted.push((vdso, whole.map_or(0, |whole| whole.size.min(64 << 10))));
+    }
+    let begins = notes.files.iter().filter(|file| file.offset == 0);
+    wanted.extend(begins.map(|file| (file.start, modules::HEADER)));
+    wanted
+}
+
+impl Class {
+    /// Bytes of an address.
+    fn word(self) -> usize {
+        match self {
+            Self::Bits32 => 4,
+            Self::Bits64 => 8,
+        }
+    }
+}
