@@ -39,9 +39,9 @@ use crate::launch::{Launcher, Slot};
 use crate::linux::parse::CgroupLine;
 use crate::metrics::Metrics;
 use crate::resolve::{Container, Resolution, Resolver};
-use crate::store::id;
 use crate::store::record::{self, Process, Record};
 use crate::store::records::{RecordError, Records, now_micros};
+use crate::store::{cores, id};
 use clock::Clock;
 pub(crate) use clock::monotonic;
 use cmdline::Cmdlines;
@@ -450,10 +450,12 @@ impl Broker {
                 }
             }
             let mut record = draft::close_former(record, &reports);
-            let core = self.places.state.join(format!("cores/{}.core", record.id));
+            let core = cores::find(&self.places.state.join("cores"), &record.id);
             for action in &mut record.actions {
                 if action.stored_bytes.is_some_and(|bytes| bytes > 0) && action.path.is_none() {
-                    action.path = Some(core.display().to_string());
+                    let compress = core.as_deref().map(cores::compressed);
+                    action.compress = compress.map(str::to_owned);
+                    action.path = core.as_ref().map(|core| core.display().to_string());
                 }
             }
             let result = self.records.write(

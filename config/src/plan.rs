@@ -74,7 +74,17 @@ pub enum Cgroup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Store {
     pub(crate) max_size: u64,
+    pub(crate) compress: Compress,
     pub(crate) ignore_limit: bool,
+}
+
+/// `store.compress`: how a copy is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compress {
+    /// As the kernel gives it, with holes where it is zero.
+    None,
+    /// zstd at this level, 1 to 9: `store.level`.
+    Zstd(u8),
 }
 
 /// What happens when `run` cannot be done or fails before the helper got anything.
@@ -243,18 +253,26 @@ impl Run {
 impl Store {
     /// Default of `store.max_size`.
     pub const DEFAULT_MAX_SIZE: u64 = 32 << 30;
+    /// Default of `store.compress` and `store.level`.
+    pub const DEFAULT_COMPRESS: Compress = Compress::Zstd(1);
 
     /// What is kept when a helper failed and the rule says nothing about a copy.
     pub(crate) fn on_failure() -> Self {
         Self {
             max_size: Self::DEFAULT_MAX_SIZE,
+            compress: Self::DEFAULT_COMPRESS,
             ignore_limit: true,
         }
     }
 
-    /// Bytes kept at most; what comes after is read and thrown away.
+    /// Bytes of the core kept at most; what comes after is not.
     pub fn max_size(self) -> u64 {
         self.max_size
+    }
+
+    /// How it is kept.
+    pub fn compress(self) -> Compress {
+        self.compress
     }
 
     /// Whether the copy is kept although the process's own core limit forbids it.
@@ -282,6 +300,7 @@ mod tests {
     fn after_a_failed_run_a_core_is_kept_or_passed_on_and_never_both() {
         let small = Store {
             max_size: 4096,
+            compress: Compress::None,
             ignore_limit: false,
         };
         for (store, on_failure, kept, passed) in [

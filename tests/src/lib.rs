@@ -16,6 +16,8 @@ pub mod container;
 #[cfg(feature = "harness")]
 pub mod containerd;
 #[cfg(feature = "harness")]
+pub mod cores;
+#[cfg(feature = "harness")]
 pub mod cri;
 #[cfg(feature = "harness")]
 pub mod daemon;

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use tracing::{error, info, warn};
 use upcall_config::decide::{Verdict, decide};
 use upcall_config::facts::{Facts, Reason};
-use upcall_config::plan::{Plan, Store};
+use upcall_config::plan::{Compress, Plan, Store};
 use upcall_config::upcall::Upcall;
 use upcall_helpers::wire::Why;
 
@@ -28,9 +28,9 @@ use crate::identify::core::CoreWords;
 use crate::identify::past::Past;
 use crate::intake::spool::{Entry, Found, GiveError, Spool, stored};
 use crate::resolve::Resolution;
-use crate::store::id;
 use crate::store::record::{Action, Outcome, Record};
 use crate::store::records::Entry as EntryOfRecord;
+use crate::store::{cores, id};
 
 /// How long a shim that was just sent away is given to begin, and one that is at work until it is looked at again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -284,7 +284,7 @@ impl Broker {
         id: &str,
         store: Store,
     ) -> Result<Action, GiveError> {
-        let file = format!("{id}.core");
+        let file = cores::name(id, Compress::None);
         let mut action = Action::new("store");
         if let Some(core) = &entry.core {
             spool.give(core, &self.cores, &file, self.settings.store.keep_free)?;
@@ -303,7 +303,8 @@ impl Broker {
             cut(&path, kept)?;
         }
         action.path = Some(path.display().to_string());
-        (action.size_bytes, action.stored_bytes) = (Some(size), Some(kept));
+        action.compress = Some(cores::compressed(&path).to_owned());
+        (action.size_bytes, action.stored_bytes) = (Some(kept), Some(kept));
         let whole = entry.ended.is_some_and(|ended| !ended.truncated);
         action.truncated = Some(kept < size || !whole);
         action.outcome = Outcome::Done;

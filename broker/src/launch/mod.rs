@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::sync::mpsc;
-use upcall_config::plan::{Run, Store};
+use upcall_config::plan::{Compress, Run, Store};
 use upcall_helpers::wire::{EncodeError, Exec, FdRole, Launch, Report, Task, cgroup_name};
 
 use crate::intake::call::KernelPipe;
@@ -24,6 +24,7 @@ use crate::linux::memfd::{SealError, SealedProgram};
 use crate::linux::parse::CgroupLine;
 use crate::linux::seqpacket::{self, Connection};
 use crate::resolve::Container;
+use crate::store::cores;
 use crate::store::record::Action;
 use programs::Programs;
 
@@ -311,13 +312,20 @@ impl Launcher {
         kernel: &KernelPipe,
         feeds: Vec<OwnedFd>,
     ) -> Result<(), LaunchError> {
-        let keep_free = keep_free.to_string();
-        let (keep, max_size) = match store {
-            Some(store) => ("copy", store.max_size().to_string()),
-            None => ("spool", SPOOL_MAX.to_string()),
-        };
-        let words = ["upcall-store", job.id, "1", keep, &max_size, &keep_free];
-        let argv = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let mut words = vec![
+            "upcall-store".to_owned(),
+            format!("id={}", job.id),
+            format!("slot={}", Slot::Store as u8),
+            format!("max_size={}", store.map_or(SPOOL_MAX, Store::max_size)),
+            format!("keep_free={keep_free}"),
+        ];
+        if let Some(store) = store {
+            words.push(format!("name={}", cores::name(job.id, store.compress())));
+            if let Compress::Zstd(level) = store.compress() {
+                words.push(format!("zstd={level}"));
+            }
+        }
+        let argv = words.into_iter().map(String::into_bytes).collect();
         let exec = Exec {
             argv,
             env: vec![],

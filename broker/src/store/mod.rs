@@ -1,5 +1,6 @@
 //! What is kept: one record per upcall, and cores.
 
+pub mod cores;
 pub mod id;
 pub mod record;
 pub mod records;

@@ -270,10 +270,12 @@ pub struct Action {
     pub output: Option<String>,
     /// `store`: where it is.
     pub path: Option<String>,
-    /// Bytes of the core.
+    /// Bytes of the core, as far as it is kept.
     pub size_bytes: Option<u64>,
-    /// Bytes on disk.
+    /// Bytes that were written for them.
     pub stored_bytes: Option<u64>,
+    /// How it is kept: `zstd` or `none`.
+    pub compress: Option<String>,
     /// Whether there was more.
     pub truncated: Option<bool>,
 }
@@ -304,6 +306,7 @@ impl Action {
             path: None,
             size_bytes: None,
             stored_bytes: None,
+            compress: None,
             truncated: None,
         }
     }

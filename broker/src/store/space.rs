@@ -29,7 +29,11 @@ pub fn kept(directory: &Path) -> Option<Kept> {
         let Some(meta) = entry.metadata().ok().filter(std::fs::Metadata::is_file) else {
             continue;
         };
-        if !name.as_encoded_bytes().ends_with(b".core") {
+        let core = [b".core".as_slice(), b".core.zst"];
+        if !core
+            .iter()
+            .any(|end| name.as_encoded_bytes().ends_with(end))
+        {
             continue;
         }
         let written = meta.modified().ok();
@@ -62,7 +66,7 @@ mod tests {
         for (name, text) in [
             ("1-2.core", "abc"),
             ("1-2.words", "x"),
-            ("k3m9q0tz.core", "de"),
+            ("k3m9q0tz.core.zst", "de"),
         ] {
             std::fs::write(directory.path().join(name), text).unwrap();
         }

@@ -8,7 +8,7 @@ use super::table::{Item, Table, wrong_type};
 use super::{Report, run, value};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::keys::{self, Keys};
-use crate::plan::{Limit, OnFailure, Rate, Store};
+use crate::plan::{Compress, Limit, OnFailure, Rate, Store};
 use crate::rule::{Action, Actions};
 use crate::upcall::Kind;
 
@@ -124,9 +124,39 @@ fn store(report: &mut Report, item: &Item<'_>) -> Option<Store> {
         .map(|item| size(report, &item, &keys::RULES));
     let ignore_limit = table.item("ignore_limit").map(|item| item.flag(report));
     Some(Store {
+        compress: compress(report, &table)?,
         max_size: max_size.unwrap_or(Some(Store::DEFAULT_MAX_SIZE))?,
         ignore_limit: ignore_limit.unwrap_or(Some(false))?,
     })
+}
+
+fn compress(report: &mut Report, table: &Table<'_>) -> Option<Compress> {
+    let find = |word: &str| match word {
+        "zstd" => Some(true),
+        "none" => Some(false),
+        _ => None,
+    };
+    let zstd = table
+        .item("compress")
+        .map(|item| item.word(report, "how a core can be kept", &["zstd", "none"], find));
+    let level = table.item("level").map(|item| {
+        let Some(keys::Value::Count(least, most)) =
+            keys::RULES.find(&item.name).map(|key| key.value)
+        else {
+            return None;
+        };
+        if zstd == Some(Some(false)) {
+            let message = "`store.level` is of zstd, and `store.compress` is \"none\"";
+            report.mistake(Code::MissingKey, item.key.clone(), message, "remove it");
+        }
+        item.count(report, least, most)
+            .and_then(|level| u8::try_from(level).ok())
+    });
+    match (zstd.unwrap_or(Some(true))?, level) {
+        (false, _) => Some(Compress::None),
+        (true, None) => Some(Store::DEFAULT_COMPRESS),
+        (true, Some(level)) => Some(Compress::Zstd(level?)),
+    }
 }
 
 fn deny(report: &mut Report, item: &Item<'_>) -> Option<String> {

@@ -21,7 +21,7 @@ const NOBODY: u32 = 65_534;
 fn roots_alone(scene: &HostScene, record: &Record) -> Result<()> {
     assert_eq!(record.process.dumpable, Some(2), "{record:?}");
     scene.core(record)?;
-    let path = scene.kept(record);
+    let path = scene.file(record)?;
     let meta = path.metadata()?;
     assert_eq!(
         (meta.uid(), meta.gid(), meta.mode() & 0o7777),

@@ -55,7 +55,7 @@ fn begun(scene: &HostScene, init: u32, pid: u32) -> Result<()> {
     let stored = store.stored_bytes.unwrap_or(0);
     assert!(stored > 0 && stored < 400 << 20, "{stored}");
     let program = scene.sandbox.path("bin/crash-me");
-    let crash = Crash::open(&program, &scene.kept(&record))?;
+    let crash = Crash::open(&program, &scene.unpacked(&record)?)?;
     assert_eq!(crash.signal, "SIGSEGV", "{}", crash.said);
     assert_eq!(crash.functions, ["crash_me::sys::crash"], "{}", crash.said);
     assert_eq!(scene.daemon.records().all().len(), 1);

@@ -33,7 +33,7 @@ fn whole(scene: &HostScene, container: &Container, record: &Record) -> Result<Cr
     assert_eq!(action(record, "store")?.truncated, Some(false));
     let comm = record.process.comm.clone().unwrap_or_default();
     let program = container.root().inside(&format!("/{comm}"));
-    let crash = Crash::open(&program, &scene.kept(record))?;
+    let crash = Crash::open(&program, &scene.unpacked(record)?)?;
     assert_eq!(crash.signal, "SIGSEGV", "{}", crash.said);
     assert!(
         crash.command.starts_with(&format!("/{comm}")),
@@ -105,7 +105,7 @@ fn more_mappings_than_an_elf_header_can_count_open_in_gdb() -> Result<()> {
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     let (record, _) = crash_of(&scene, &container, &["--mappings=70000"])?;
     let mut header = [0; 64];
-    File::open(scene.kept(&record))?.read_exact(&mut header)?;
+    File::open(scene.unpacked(&record)?)?.read_exact(&mut header)?;
     // PN_XNUM (elf(5)) at e_phnum: the true number is in the first section header.
     assert_eq!(header.get(56..58), Some([0xff, 0xff].as_slice()));
     drop(container);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use upcall_e2e::container::Container;
+use upcall_e2e::cores;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::hook::{self, HostHook};
 use upcall_e2e::leader::Leader;
@@ -74,19 +75,22 @@ impl HostScene {
     }
 
     /// Where the core is that a record says is kept.
-    pub(crate) fn kept(&self, record: &Record) -> PathBuf {
-        let cores = self.sandbox.state().join("cores");
-        cores.join(format!("{}.core", record.id))
+    pub(crate) fn file(&self, record: &Record) -> Result<PathBuf> {
+        cores::path(&self.sandbox.state(), &record.id)
+    }
+
+    /// The same, as gdb(1) wants it: unpacked.
+    pub(crate) fn unpacked(&self, record: &Record) -> Result<PathBuf> {
+        let path = self.sandbox.path(format!("{}.unpacked", record.id));
+        std::fs::write(&path, cores::kept(&self.sandbox.state(), &record.id)?)?;
+        Ok(path)
     }
 
     /// The core that a record says is kept, which is one of an ELF process.
     pub(crate) fn core(&self, record: &Record) -> Result<Vec<u8>> {
-        let core = std::fs::read(self.kept(record))?;
+        let core = cores::kept(&self.sandbox.state(), &record.id)?;
         assert!(core.starts_with(b"\x7fELF"));
-        assert_eq!(
-            action(record, "store")?.stored_bytes,
-            Some(core.len() as u64)
-        );
+        assert_eq!(action(record, "store")?.size_bytes, Some(core.len() as u64));
         Ok(core)
     }
 

@@ -10,6 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use std::os::fd::AsRawFd;
 use upcall_e2e::command::{pause, until};
 use upcall_e2e::container::{children, pid_of, runs};
+use upcall_e2e::cores;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
@@ -59,9 +60,7 @@ fn a_daemon_that_is_killed_at_any_step_loses_nothing_and_doubles_nothing() -> Re
                 nothing_in(&sandbox.spool()).then_some(())
             })?;
             assert_eq!(daemon.records().all().len(), 1, "{step}");
-            let cores = sandbox.state().join("cores");
-            let core = std::fs::read(cores.join(format!("{}.core", record.id)));
-            match core {
+            match cores::kept(&sandbox.state(), &record.id) {
                 Ok(core) => assert_eq!(core, dump.core(), "{step}"),
                 Err(_) => assert!(ran.exists(), "{step}: neither kept nor handled: {record:?}"),
             }
@@ -101,8 +100,7 @@ fn a_backlog_that_is_full_is_a_late_daemon() -> Result<()> {
     let daemon = Daemon::start(&sandbox)?;
     let record = daemon.records().of(container.init())?;
     assert_eq!(record.reason.as_deref(), Some("late"), "{record:?}");
-    let core = sandbox.state().join(format!("cores/{}.core", record.id));
-    assert_eq!(std::fs::read(core)?, dump.core());
+    assert_eq!(cores::kept(&sandbox.state(), &record.id)?, dump.core());
     assert_eq!(daemon.records().all().len(), 1);
     daemon.stop(&sandbox)
 }
@@ -150,10 +148,7 @@ fn waits_in_the_spool(
     let daemon = Daemon::start(&sandbox)?;
     let record = daemon.records().of(container.init())?;
     assert_eq!(record.reason.as_deref(), Some("handed_back"), "{record:?}");
-    assert_eq!(
-        std::fs::read(state.join(format!("cores/{}.core", record.id)))?,
-        dump.core()
-    );
+    assert_eq!(cores::kept(&state, &record.id)?, dump.core());
     assert_eq!(daemon.records().all().len(), 1);
     daemon.stop(&sandbox)
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use upcall_e2e::cores;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::records::{action, report, said};
@@ -63,9 +64,11 @@ fn a_core_is_kept_whole_and_roots_alone() -> Result<()> {
     assert_eq!(record.outcome, Outcome::Done);
     let store = action(&record, "store")?;
     assert_eq!(
-        (store.size_bytes, store.stored_bytes, store.truncated),
-        (Some(5_000_001), Some(5_000_001), Some(false))
+        (store.size_bytes, store.compress.as_deref(), store.truncated),
+        (Some(5_000_001), Some("zstd"), Some(false))
     );
+    let length = std::fs::metadata(cores::path(&scene.sandbox.state(), &record.id)?)?.len();
+    assert_eq!(store.stored_bytes, Some(length));
     assert_eq!(scene.kept(&record)?, dump.core());
     let meta = std::fs::metadata(store.path.as_deref().unwrap_or_default())?;
     assert_eq!((meta.uid(), meta.permissions().mode() & 0o777), (0, 0o600));
@@ -86,7 +89,7 @@ fn a_core_over_max_size_is_cut_there() -> Result<()> {
     assert_eq!(record.reason.as_deref(), Some("too_large"), "{record:?}");
     let store = action(&record, "store")?;
     assert_eq!(
-        (store.stored_bytes, store.truncated),
+        (store.size_bytes, store.truncated),
         (Some(65_536), Some(true))
     );
     assert_eq!(scene.kept(&record)?, dump.core()[..65_536]);

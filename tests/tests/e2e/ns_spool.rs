@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use upcall_e2e::command::{pause, until};
 use upcall_e2e::container::Container;
+use upcall_e2e::cores;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
@@ -39,8 +40,7 @@ fn taken_in(sandbox: &Sandbox) -> Result<(Daemon, Record)> {
 }
 
 fn kept(sandbox: &Sandbox, record: &Record) -> Result<Vec<u8>> {
-    let path = sandbox.state().join(format!("cores/{}.core", record.id));
-    Ok(std::fs::read(path)?)
+    cores::kept(&sandbox.state(), &record.id)
 }
 
 #[test]

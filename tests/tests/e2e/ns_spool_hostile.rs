@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use upcall_e2e::command::until;
+use upcall_e2e::cores;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
@@ -123,11 +124,7 @@ fn nothing_is_followed_and_everything_is_set_aside() -> Result<()> {
     let daemon = Daemon::start(&sandbox)?;
     let record = daemon.records().of(container.init())?;
     assert_eq!(record.outcome, Outcome::Partial);
-    let cores = sandbox.state().join("cores");
-    assert_eq!(
-        std::fs::read(cores.join(format!("{}.core", record.id)))?,
-        dump.core()
-    );
+    assert_eq!(cores::kept(&sandbox.state(), &record.id)?, dump.core());
     let aside = spool.join("aside");
     until(Duration::from_secs(5), "everything to be set aside", || {
         let left = std::fs::read_dir(&spool).ok()?.flatten();
@@ -136,7 +133,7 @@ fn nothing_is_followed_and_everything_is_set_aside() -> Result<()> {
     })?;
     // One record, one core, and what is aside is what was put there.
     assert_eq!(daemon.records().all().len(), 1);
-    assert_eq!(std::fs::read_dir(&cores)?.count(), 1);
+    assert_eq!(std::fs::read_dir(sandbox.state().join("cores"))?.count(), 1);
     assert_eq!(std::fs::read_to_string(&secret)?, "the host's own");
     let link = aside.join(format!("{}.core", forger.name("aaaaaaa0")));
     assert_eq!(std::fs::read_link(link)?, secret);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use upcall_e2e::cores;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::{CoreDump, Ended};
 use upcall_e2e::rootfs::Rootfs;
@@ -67,11 +68,7 @@ impl Scene {
 
     /// The core that a record says is kept.
     pub(crate) fn kept(&self, record: &Record) -> Result<Vec<u8>> {
-        Ok(std::fs::read(
-            self.sandbox
-                .state()
-                .join(format!("cores/{}.core", record.id)),
-        )?)
+        cores::kept(&self.sandbox.state(), &record.id)
     }
 
     /// Ends the daemon, which leaves nothing behind.

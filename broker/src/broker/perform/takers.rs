@@ -10,6 +10,7 @@ use super::Work;
 use super::outcome::fail;
 use crate::broker::reason::{self, Explained};
 use crate::launch::{Job, Slot, Source};
+use crate::store::cores;
 use crate::store::record::Action;
 
 /// One that takes the core, through a keeper.
@@ -110,17 +111,18 @@ impl Work<'_> {
     /// Keeps a copy, if there is one to be kept, and feeds the takers.
     async fn store(&mut self, store: Option<Store>, feeds: Vec<OwnedFd>) {
         let Some(kernel) = &self.kernel else { return };
-        let cores = (&self.broker.cores, self.broker.settings.store.keep_free);
+        let place = (&self.broker.cores, self.broker.settings.store.keep_free);
         let launcher = &self.broker.launcher;
         let started = launcher
-            .store(self.job(), store, cores, kernel, feeds)
+            .store(self.job(), store, place, kernel, feeds)
             .await;
         let mut action = store.map(|_| Action::new("store"));
         match started {
             Ok(()) => {
-                let directory = self.broker.places.state.join("cores");
-                let path = directory.join(format!("{}.core", self.open.id()));
-                if let Some(action) = &mut action {
+                if let (Some(action), Some(store)) = (&mut action, store) {
+                    let directory = self.broker.places.state.join("cores");
+                    let path = directory.join(cores::name(self.open.id(), store.compress()));
+                    action.compress = Some(cores::compressed(&path).to_owned());
                     action.path = Some(path.display().to_string());
                 }
                 self.launched(Slot::Store, action);

@@ -1,4 +1,4 @@
-//! Pipe to file, and the ends of one core's way.
+//! From the kernel's pipe to the file and to the takers: one core's way.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,16 +8,13 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
-use nix::sys::statvfs::fstatvfs;
 use nix::unistd::linkat;
 
 use upcall_helpers::patience::left;
 
-use crate::feed::{Feed, pass_on, rest_of};
-use crate::source::Source;
-
-/// The most that one call moves: what the shim made the kernel's pipe hold.
-const CHUNK: usize = 1 << 20;
+use crate::copy::{CHUNK, Copy, Format};
+use crate::feed::{Core, Feeds};
+use crate::room::Room;
 
 /// What to do.
 #[derive(Debug)]
@@ -28,17 +25,19 @@ pub(crate) struct Job {
     pub(crate) feeds: Vec<OwnedFd>,
     /// What the copy is called; without, the file is there for the takers alone, and gone with us.
     pub(crate) name: Option<String>,
+    pub(crate) format: Format,
+    /// Bytes of the core.
     pub(crate) max_size: u64,
     pub(crate) keep_free: u64,
     pub(crate) patience: Duration,
 }
 
 /// What was done.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Kept {
-    /// Bytes that came.
+    /// Bytes of the core that were kept.
     pub(crate) size: u64,
-    /// Bytes that are in the file.
+    /// Bytes that were written for them.
     pub(crate) stored: u64,
     /// Whether more came, or would have, than was kept.
     pub(crate) truncated: bool,
@@ -48,43 +47,75 @@ pub(crate) struct Kept {
 
 /// Keeps the core; `tell` is called once, as soon as the copy is complete or given up, before slow takers are done.
 pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
-    let Job {
-        pipe,
-        directory,
-        feeds,
-        name,
-        max_size,
-        keep_free,
-        patience,
-    } = job;
-    let mut feeds: Vec<Feed> = feeds.into_iter().map(Feed::new).collect();
-    let mut kept = Kept::default();
-    let file = match create(&directory, keep_free) {
-        Ok(file) => file,
+    let mut feeds = Feeds::new(job.feeds);
+    let mut memory = vec![0; CHUNK];
+    let made = Room::new(job.directory, job.keep_free).and_then(|room| {
+        let copy = Copy::new(create(&room)?, job.format)?;
+        Ok((room, copy))
+    });
+    let (room, copy) = match made {
+        Ok(made) => made,
         Err(error) => {
-            kept.error = Some(error);
-            tell(&kept);
+            tell(&Kept {
+                error: Some(error),
+                ..Kept::default()
+            });
             // The takers still get their core, straight from the pipe.
-            return pass_on(&mut feeds, &pipe, 0);
+            let nothing = Core {
+                copy: None,
+                base: 0,
+                memory: &[],
+            };
+            return pass_on(nothing, &mut feeds, &job.pipe, true);
         }
     };
-    let room = room(&directory, keep_free).unwrap_or(0).min(max_size);
-    let mut source = Source::new(&pipe);
-    copy(&mut source, patience, &file, room, &mut feeds, &mut kept);
-    if kept.truncated && kept.error.is_none() && room < max_size {
-        kept.error = Some(Errno::ENOSPC);
-    }
-    let copied = kept.stored;
-    if let Err(error) = link(&file, &directory, name.as_deref()) {
-        kept.stored = 0;
-        kept.error = Some(error);
+    let mut keeping = Keeping {
+        pipe: &job.pipe,
+        patience: job.patience,
+        max_size: job.max_size,
+        room,
+        copy,
+        feeds,
+        filled: 0,
+    };
+    let stopped = keeping.keep(&mut memory);
+    let Keeping {
+        room,
+        mut copy,
+        mut feeds,
+        filled,
+        ..
+    } = keeping;
+    let mut kept = Kept {
+        size: copy.end(),
+        stored: copy.written(),
+        ..Kept::default()
+    };
+    let (at, more) = match stopped {
+        Stopped::End(at) => (at, false),
+        Stopped::Cut(at, error) => {
+            (kept.truncated, kept.error) = (true, error);
+            // What nobody writes any more is not waited for.
+            (at, error != Some(Errno::ETIMEDOUT))
+        }
+    };
+    if let Err(error) = link(copy.file(), room.directory(), job.name.as_deref()) {
+        (kept.stored, kept.error) = (0, Some(error));
     }
     tell(&kept);
-    // Whoever is fed decides how long this takes; its keeper ends it where nothing goes on.
-    rest_of(&mut feeds, &file, copied);
-    if kept.truncated && kept.error != Some(Errno::ETIMEDOUT) {
-        pass_on(&mut feeds, &pipe, copied);
-    }
+    let core = Core {
+        copy: Some(&mut copy),
+        base: at,
+        memory: memory.get(..filled).unwrap_or_default(),
+    };
+    pass_on(core, &mut feeds, &job.pipe, more);
+}
+
+/// A file without a name.
+fn create(room: &Room) -> Result<File, Errno> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let mode = Mode::from_bits_truncate(0o600);
+    openat(room.directory(), ".", flags, mode).map(File::from)
 }
 
 /// Gives the file its name, if it is to have one.
@@ -95,94 +126,173 @@ fn link(file: &File, directory: &OwnedFd, name: Option<&str>) -> Result<(), Errn
     })
 }
 
-/// A file without a name; refused where the file system is below its floor already.
-fn create(directory: &OwnedFd, keep_free: u64) -> Result<File, Errno> {
-    if room(directory, keep_free)? == 0 {
-        return Err(Errno::ENOSPC);
+/// Gives the takers what they lack, and then what still comes, if more does. Who is fed decides how long this takes; a
+/// taker's keeper ends it where nothing goes on.
+fn pass_on(core: Core<'_>, feeds: &mut Feeds, source: &OwnedFd, more: bool) {
+    let Core {
+        copy,
+        mut base,
+        memory,
+    } = core;
+    let length = memory.len();
+    feeds.give_all(&mut Core { copy, base, memory }, more);
+    if !more {
+        return;
     }
-    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    openat(directory, ".", flags, Mode::from_bits_truncate(0o600)).map(File::from)
+    base += bytes(length);
+    let mut memory = vec![0; CHUNK];
+    while let Some(length) = feeds.next(source, &mut memory) {
+        let mut core = Core {
+            copy: None,
+            base,
+            memory: memory.get(..length).unwrap_or_default(),
+        };
+        feeds.give_all(&mut core, true);
+        base += bytes(length);
+    }
 }
 
-/// Bytes that may be written before the floor is reached.
-fn room(directory: &OwnedFd, keep_free: u64) -> Result<u64, Errno> {
-    let vfs = fstatvfs(directory)?;
-    if vfs.files() != 0 && vfs.files_available() < 16 {
-        return Ok(0);
-    }
-    Ok(vfs
-        .blocks_available()
-        .saturating_mul(vfs.fragment_size())
-        .saturating_sub(keep_free))
+/// How the copying came to its end, and from which byte of the core on the memory holds what is not in the file.
+enum Stopped {
+    /// The core's end.
+    End(u64),
+    /// There is more, or would have been; without an error it is over the most that is to be kept.
+    Cut(u64, Option<Errno>),
 }
 
-/// Copies until the end, the room's end, or an error, feeding the takers beside it.
-fn copy(
-    source: &mut Source<'_>,
+/// A copy being made.
+struct Keeping<'a> {
+    pipe: &'a OwnedFd,
     patience: Duration,
-    file: &File,
-    room: u64,
-    feeds: &mut [Feed],
-    kept: &mut Kept,
-) {
-    let start = Instant::now();
-    loop {
-        let left = left(patience, start.elapsed(), kept.stored);
-        match wait(source.end, feeds, kept.stored, left) {
-            Ok(true) => {}
-            Ok(false) => {
-                some_of(feeds, file, kept.stored);
+    max_size: u64,
+    room: Room,
+    copy: Copy,
+    feeds: Feeds,
+    /// Bytes in memory that are not in the file.
+    filled: usize,
+}
+
+impl Keeping<'_> {
+    /// Copies until the end, the most that may be kept, or an error, feeding the takers beside it.
+    fn keep(&mut self, memory: &mut [u8]) -> Stopped {
+        let start = Instant::now();
+        loop {
+            let left = self.max_size.saturating_sub(self.copy.end());
+            let target = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            if self.filled >= target {
+                if target == 0 {
+                    return self.is_more(memory);
+                }
+                if let Err(stopped) = self.append(memory) {
+                    return stopped;
+                }
                 continue;
             }
-            Err(error) => {
-                kept.truncated = true;
-                kept.error = Some(error);
-                return;
+            let came = self.copy.end() + bytes(self.filled);
+            match self.wait(memory, left_to_wait(self.patience, start, came)) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    let appended = self.append(memory);
+                    return appended
+                        .err()
+                        .unwrap_or(Stopped::Cut(self.copy.end(), Some(error)));
+                }
+            }
+            let rest = memory.get_mut(self.filled..target).unwrap_or_default();
+            match nix::unistd::read(self.pipe, rest) {
+                Ok(0) => {
+                    let appended = self.append(memory);
+                    return appended.err().unwrap_or(Stopped::End(self.copy.end()));
+                }
+                Ok(length) => {
+                    self.filled += length;
+                    self.give(memory);
+                }
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(error) => {
+                    let appended = self.append(memory);
+                    return appended
+                        .err()
+                        .unwrap_or(Stopped::Cut(self.copy.end(), Some(error)));
+                }
             }
         }
-        let left = usize::try_from(room - kept.stored)
-            .unwrap_or(CHUNK)
-            .min(CHUNK);
-        if left == 0 {
-            // Something is there that has no room: poll said so.
-            kept.truncated = !source.at_end();
-            return;
-        }
-        match source.move_to(file, left) {
-            Ok(0) => return,
-            Ok(moved) => {
-                kept.stored += u64::try_from(moved).unwrap_or(0);
-                kept.size = kept.stored;
+    }
+
+    /// Writes what is in memory into the file.
+    fn append(&mut self, memory: &[u8]) -> Result<(), Stopped> {
+        let base = self.copy.end();
+        let part = memory.get(..self.filled).unwrap_or_default();
+        let room = &mut self.room;
+        match self.copy.append(part, &mut |bytes| room.take(bytes)) {
+            Ok(()) => {
+                self.filled = 0;
+                Ok(())
             }
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(error) => {
-                kept.truncated = true;
-                kept.error = Some(error);
-                return;
+            Err(error) => Err(Stopped::Cut(base, Some(error))),
+        }
+    }
+
+    /// At the most that may be kept: whether that was all.
+    fn is_more(&mut self, memory: &mut [u8]) -> Stopped {
+        let base = self.copy.end();
+        loop {
+            match self.wait(memory, self.patience) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => return Stopped::Cut(base, Some(error)),
+            }
+            match nix::unistd::read(self.pipe, memory) {
+                Ok(0) => return Stopped::End(base),
+                Ok(length) => {
+                    self.filled = length;
+                    return Stopped::Cut(base, None);
+                }
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(error) => return Stopped::Cut(base, Some(error)),
             }
         }
-        some_of(feeds, file, kept.stored);
+    }
+
+    /// Waits until the pipe has something (`true`) or a taker was given something that there is (`false`).
+    fn wait(&mut self, memory: &[u8], patience: Duration) -> Result<bool, Errno> {
+        let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+        let core = Core {
+            base: self.copy.end(),
+            copy: Some(&mut self.copy),
+            memory: memory.get(..self.filled).unwrap_or_default(),
+        };
+        let mut fds = vec![PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.feeds.poll(&core));
+        match poll(&mut fds, patience) {
+            Ok(0) => return Err(Errno::ETIMEDOUT),
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let ready = fds.first().and_then(PollFd::any).unwrap_or(true);
+        if !ready {
+            self.give(memory);
+        }
+        Ok(ready)
+    }
+
+    fn give(&mut self, memory: &[u8]) {
+        self.feeds.give(&mut Core {
+            base: self.copy.end(),
+            copy: Some(&mut self.copy),
+            memory: memory.get(..self.filled).unwrap_or_default(),
+        });
     }
 }
 
-fn some_of(feeds: &mut [Feed], file: &File, stored: u64) {
-    for feed in feeds {
-        feed.some_of(file, stored);
-    }
+fn left_to_wait(patience: Duration, start: Instant, came: u64) -> Duration {
+    left(patience, start.elapsed(), came)
 }
 
-/// Waits until the pipe has something (`true`) or a taker wants something that the file has (`false`).
-fn wait(pipe: &OwnedFd, feeds: &[Feed], stored: u64, patience: Duration) -> Result<bool, Errno> {
-    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
-    let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-    let wanting = feeds.iter().filter(|feed| feed.wants(stored));
-    fds.extend(wanting.filter_map(Feed::poll));
-    match poll(&mut fds, patience) {
-        Ok(0) => Err(Errno::ETIMEDOUT),
-        Ok(_) => Ok(fds.first().and_then(PollFd::any).unwrap_or(true)),
-        Err(Errno::EINTR) => Ok(false),
-        Err(error) => Err(error),
-    }
+fn bytes(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

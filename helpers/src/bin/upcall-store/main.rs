@@ -2,21 +2,22 @@
 //!
 //! Started by the launcher, which has taken the claim, with these descriptors: 0 the kernel's pipe, 3 the directory
 //! for cores, 4 the socket to the daemon, 5 the open record (append), from 6 on a pipe to write for each taker. Its
-//! words are the record's id, the launch's slot, `copy` or `spool` (a file without a name, for the takers alone), the
-//! most bytes of it, and the bytes to leave free.
+//! words are in `words.rs`.
 //!
-//! The kernel's pipe is emptied as fast as the disk takes it, whatever the takers do; each is fed from the file, at
-//! its own pace. Their keepers hold the kernel's pipe too, so the crashed process stays while a helper runs.
+//! The kernel's pipe is emptied as fast as the disk takes it, whatever the takers do; each is fed from memory while it
+//! keeps up and else from the file. Their keepers hold the kernel's pipe too, so the crashed process stays while a
+//! helper runs.
 
+mod copy;
 mod feed;
 mod keep;
-mod source;
+mod room;
+mod words;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -27,6 +28,7 @@ use upcall_helpers::wire::{Event, Report};
 use upcall_helpers::{seqpacket, sys};
 
 use crate::keep::{Job, Kept};
+use crate::words::Words;
 
 /// The pipes of takers.
 const FEEDS: std::ops::RangeInclusive<i32> = 6..=15;
@@ -40,31 +42,24 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &[OsString]) -> Result<(), Errno> {
-    let [_, id, slot, keep, max_size, keep_free] = arguments else {
-        return Err(Errno::EINVAL);
-    };
-    let number = |word: &OsString| -> Result<u64, Errno> {
-        word.to_str()
-            .and_then(|word| word.parse().ok())
-            .ok_or(Errno::EINVAL)
-    };
+    let words = Words::parse(arguments).ok_or(Errno::EINVAL)?;
     set_dumpable(false)?;
     let mut teller = Teller {
         socket: sys::inherited(4)?,
         record: File::from(sys::inherited(5)?),
-        id: id.as_bytes().to_vec(),
-        slot: u8::try_from(number(slot)?).map_err(|_| Errno::EINVAL)?,
+        id: words.id.into_bytes(),
+        slot: words.slot,
     };
-    let id = id.to_str().ok_or(Errno::EINVAL)?;
     let job = Job {
         pipe: sys::inherited(0)?,
         directory: sys::inherited(3)?,
         feeds: FEEDS
             .map_while(|number| sys::inherited(number).ok())
             .collect(),
-        name: (keep == "copy").then(|| format!("{id}.core")),
-        max_size: number(max_size)?,
-        keep_free: number(keep_free)?,
+        name: words.name,
+        format: words.format,
+        max_size: words.max_size,
+        keep_free: words.keep_free,
         patience: PATIENCE,
     };
     keep::run(job, &mut |kept| teller.tell(kept));

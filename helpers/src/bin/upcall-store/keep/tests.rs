@@ -1,6 +1,6 @@
 //! Cores that are kept, cut, fed, and come in crumbs.
 
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::pipe;
@@ -16,6 +16,7 @@ fn job(max_size: u64, feeds: Vec<OwnedFd>, directory: &std::path::Path) -> (File
         directory: OwnedFd::from(File::open(directory).unwrap()),
         feeds,
         name: Some("x.core".to_owned()),
+        format: Format::Plain,
         max_size,
         keep_free: 0,
         patience: PATIENCE,
@@ -39,7 +40,7 @@ struct Seen {
 /// Runs the job while `bytes` are written to its pipe, and each of `takers` is given the pipe that it is to read.
 fn run_with<const N: usize>(
     bytes: &[u8],
-    (max_size, name): (u64, &str),
+    (max_size, format, name): (u64, Format, &str),
     takers: [fn(File) -> Vec<u8>; N],
 ) -> Seen {
     let directory = directory(name);
@@ -49,7 +50,8 @@ fn run_with<const N: usize>(
         feeds.push(write);
         readers.push(std::thread::spawn(move || taker(File::from(read))));
     }
-    let (mut write, job) = job(max_size, feeds, &directory);
+    let (mut write, mut job) = job(max_size, feeds, &directory);
+    job.format = format;
     let bytes = bytes.to_vec();
     let writer = std::thread::spawn(move || {
         // A reader that has had enough closes the pipe.
@@ -57,7 +59,7 @@ fn run_with<const N: usize>(
     });
     let mut told = None;
     run(job, &mut |kept| {
-        told = Some(Kept { ..*kept });
+        told = Some(kept.clone());
     });
     writer.join().unwrap();
     let fed = readers.into_iter().map(|reader| reader.join().unwrap());
@@ -106,46 +108,118 @@ fn stuck(pipe: File) -> Vec<u8> {
     eager(pipe)
 }
 
+/// What nothing makes smaller (xorshift).
 fn noise(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|i| u8::try_from(i.wrapping_mul(2_654_435_761) >> 13 & 0xff).unwrap())
-        .collect()
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// As cores are: much of it zero, in places that are no multiple of anything.
+fn core(length: usize) -> Vec<u8> {
+    let mut core = noise(length);
+    core[length / 9..length / 9 + length / 3].fill(0);
+    core[length - length / 5..].fill(0);
+    core
+}
+
+/// All that a zstd file says, frame after frame.
+fn unpacked(mut packed: &[u8]) -> Vec<u8> {
+    let mut all = Vec::new();
+    while !packed.is_empty() {
+        let length = zstd_safe::find_frame_compressed_size(packed).unwrap();
+        let mut part = vec![0; CHUNK];
+        let unpacked = zstd_safe::decompress(part.as_mut_slice(), &packed[..length]);
+        all.extend(&part[..unpacked.unwrap()]);
+        packed = &packed[length..];
+    }
+    all
 }
 
 #[test]
 fn everything_is_kept_and_everything_is_fed() {
-    let core = noise(3_000_001);
-    let seen = run_with(&core, (u64::MAX, "whole"), [eager, slow, dead]);
-    assert_eq!(
-        seen.kept,
-        Kept {
-            size: 3_000_001,
-            stored: 3_000_001,
-            truncated: false,
-            error: None
+    let core = core(9_000_001);
+    for (format, name) in [(Format::Plain, "plain"), (Format::Zstd(1), "zstd")] {
+        let seen = run_with(&core, (u64::MAX, format, name), [eager, slow, dead]);
+        let kept = &seen.kept;
+        assert_eq!((kept.size, kept.error), (9_000_001, None), "{name}");
+        assert!(!kept.truncated);
+        // What is zero takes no room.
+        assert!(kept.stored < 4_200_000 + 2 * 4096 * 3, "{name}: {kept:?}");
+        if format == Format::Plain {
+            assert!(seen.stored == core);
+        } else {
+            assert_eq!(kept.stored, u64::try_from(seen.stored.len()).unwrap());
+            assert!(unpacked(&seen.stored) == core);
         }
-    );
-    assert!(seen.stored == core);
-    assert!(seen.fed[0] == core && seen.fed[1] == core && seen.fed[2] == core[..100]);
+        assert!(seen.fed[0] == core && seen.fed[1] == core && seen.fed[2] == core[..100]);
+    }
 }
 
 #[test]
 fn a_copy_stops_at_its_size_and_the_takers_still_get_all() {
-    let core = noise(1_000_000);
-    let seen = run_with(&core, (300_000, "cut"), [eager, slow, dead]);
-    let kept = seen.kept;
-    assert_eq!(
-        (kept.stored, kept.truncated, kept.error),
-        (300_000, true, None)
-    );
-    assert!(seen.stored == core[..300_000]);
-    assert!(seen.fed[0] == core && seen.fed[1] == core && seen.fed[2] == core[..100]);
+    let core = core(5_000_000);
+    for (format, name) in [(Format::Plain, "cut"), (Format::Zstd(3), "cut-zstd")] {
+        let seen = run_with(&core, (1_300_000, format, name), [eager, slow, dead]);
+        let kept = seen.kept;
+        assert_eq!(
+            (kept.size, kept.truncated, kept.error),
+            (1_300_000, true, None),
+            "{name}"
+        );
+        let stored = match format {
+            Format::Plain => seen.stored,
+            Format::Zstd(_) => unpacked(&seen.stored),
+        };
+        assert!(stored == core[..1_300_000], "{name}");
+        assert!(seen.fed[0] == core && seen.fed[1] == core && seen.fed[2] == core[..100]);
+    }
+}
+
+#[test]
+fn a_full_disk_cuts_the_copy_where_it_is_whole_and_the_takers_still_get_all() {
+    let core = noise(5_000_000);
+    for format in [Format::Plain, Format::Zstd(1)] {
+        let file = tempfile();
+        let mut copy = Copy::new(file, format).unwrap();
+        let mut room = 2_500_000;
+        let mut grant = |bytes: u64| {
+            room = u64::checked_sub(room, bytes).ok_or(Errno::ENOSPC)?;
+            Ok(())
+        };
+        let mut result = Ok(());
+        for part in core.chunks(CHUNK) {
+            if result.is_ok() {
+                result = copy.append(part, &mut grant);
+            }
+        }
+        assert_eq!(result, Err(Errno::ENOSPC));
+        let mut stored = Vec::new();
+        let mut file = copy.file();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.read_to_end(&mut stored).unwrap();
+        if format != Format::Plain {
+            stored = unpacked(&stored);
+        }
+        assert_eq!(copy.end(), u64::try_from(stored.len()).unwrap());
+        assert!(stored.len() >= CHUNK && stored == core[..stored.len()]);
+    }
+}
+
+fn tempfile() -> File {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR;
+    File::from(nix::fcntl::open("/tmp", flags, Mode::S_IRUSR).unwrap())
 }
 
 #[test]
 fn with_nowhere_to_keep_it_one_that_takes_nothing_does_not_keep_it_from_the_others() {
-    let core = noise(1_000_000);
-    let seen = run_with(&core, (0, "stuck"), [eager, stuck]);
+    let core = noise(4_000_000);
+    let seen = run_with(&core, (0, Format::Plain, "stuck"), [eager, stuck]);
     assert!(seen.fed[0] == core);
     let part = seen.fed[1].len();
     assert!(part < core.len() && seen.fed[1] == core[..part]);
@@ -181,7 +255,7 @@ fn a_core_that_comes_in_crumbs_is_not_waited_for_without_end() {
         false
     });
     let mut told = None;
-    run(job, &mut |kept| told = Some(Kept { ..*kept }));
+    run(job, &mut |kept| told = Some(kept.clone()));
     assert!(writer.join().unwrap(), "the pipe was read to its end");
     let kept = told.unwrap();
     assert_eq!((kept.truncated, kept.error), (true, Some(Errno::ETIMEDOUT)));
@@ -192,7 +266,7 @@ fn a_core_that_comes_in_crumbs_is_not_waited_for_without_end() {
 #[test]
 fn a_copy_of_exactly_its_size_is_not_truncated() {
     let core = noise(4096);
-    let Seen { kept, stored, .. } = run_with(&core, (4096, "exact"), []);
+    let Seen { kept, stored, .. } = run_with(&core, (4096, Format::Plain, "exact"), []);
     assert_eq!(
         (kept.stored, kept.truncated, kept.error),
         (4096, false, None)
