@@ -36,9 +36,11 @@ DEMO_PACKAGES  := $(BUILD_PACKAGES) runc/runc podman/podman conmon/conmon busybo
 # Runtimes that only tests use; `make check RUNTIME_PACKAGES=` leaves them out, and says which tests that leaves out.
 # A name with a `?` is installed where this Debian has it; behind a slash: the program that makes it superfluous.
 RUNTIME_PACKAGES := crun uidmap containerd/containerd docker.io/dockerd docker-cli?/docker lxc systemd-container dbus python3-grpcio
-CHECK_PACKAGES := $(DEMO_PACKAGES) binutils gdb/gdb systemd $(RUNTIME_PACKAGES)
+# What Debian's kernels are fetched and started with, but for QEMU, which tests/vm/qemu finds.
+KERNEL_PACKAGES := binutils cpio kmod xz-utils zstd keyutils libcap2-bin debian-archive-keyring
+CHECK_PACKAGES := $(DEMO_PACKAGES) $(KERNEL_PACKAGES) gdb/gdb systemd $(RUNTIME_PACKAGES)
 
-.PHONY: help build helpers test-programs bench-peer demo check check-host bench fuzz install uninstall deb clean
+.PHONY: help build helpers test-programs bench-peer demo check check-host check-kernels bench fuzz install uninstall deb clean
 
 help:
 	@echo 'upcalld: the kernel'\''s upcalls, answered in the right container'
@@ -75,6 +77,9 @@ check: ## every test that leaves this host's hooks alone, and what it left out; 
 
 check-host: ## the rest, on this host's real hooks, saved and put back also on failure; root
 	@tools/check --host $(CHECK_PACKAGES)
+
+check-kernels: ## the end-to-end tests on Debian's kernels, oldest to newest, in virtual machines; root, 1 h
+	@tools/check --kernels $(CHECK_PACKAGES)
 
 bench: ## side by side with what the kernel and other handlers cost: medians, ratios
 	@tools/need $(DEMO_PACKAGES)
