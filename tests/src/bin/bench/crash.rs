@@ -8,6 +8,7 @@ use upcall_e2e::hook::HostHook;
 use upcall_e2e::programs::Programs;
 use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
+use upcall_e2e::skip::Need;
 use upcalld::hooks::pattern::Pattern;
 
 use crate::stats::{Row, percentile};
@@ -38,10 +39,9 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
     let daemon = Daemon::start_strict(&sandbox)?;
     let hook = HostHook::borrow()?;
     hook.install(&sandbox)?;
-    let ours = Pattern::ours(&sandbox.libexec().join("core"), &sandbox.hooks())?;
     let bin = sandbox.path("bin");
     let bin = bin.display();
-    let handlers = [
+    let mut handlers = vec![
         ("a handler that ends at once", format!("|{bin}/noop")),
         (
             "a handler that reads it, on the host",
@@ -52,9 +52,9 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
             format!("|{bin}/bare %P /drain %F"),
         ),
         ("sh + nsenter", format!("|{bin}/nsenter.sh %P")),
-        ("upcalld: a helper in the container", ours.text().to_owned()),
     ];
-    let mut rows = handlers.each_ref().map(|(name, _)| Row::new(name));
+    handlers.extend(ours(&sandbox)?);
+    let mut rows: Vec<Row> = handlers.iter().map(|(name, _)| Row::new(name)).collect();
     for round in 0..=rounds {
         for ((_, pattern), row) in handlers.iter().zip(&mut rows) {
             std::fs::write("/proc/sys/kernel/core_pattern", pattern)?;
@@ -78,7 +78,9 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
     );
     drop(container);
     daemon.stop(&sandbox)?;
-    let [_, _, bare, nsenter, upcalld] = &rows;
+    let [_, _, bare, nsenter, ours @ ..] = rows.as_slice() else {
+        anyhow::bail!("too few rows");
+    };
     println!(
         "whole crash in a runc container with a user namespace, 0.4 MB core, {rounds} rounds of {CRASHES}"
     );
@@ -93,8 +95,25 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
             row.ratio(bare)
         );
     }
-    println!("  upcalld to sh + nsenter: {:.2}\n", upcalld.ratio(nsenter));
+    for row in ours {
+        println!("  {} to sh + nsenter: {:.2}", row.name, row.ratio(nsenter));
+    }
+    println!();
     Ok(())
+}
+
+/// The ways in which the kernel may call the sandbox's daemon, by what stands in core_pattern.
+pub(crate) fn ours(sandbox: &Sandbox) -> Result<Vec<(&'static str, String)>> {
+    let hooks = sandbox.hooks();
+    let pipe = Pattern::ours(&sandbox.libexec().join("core"), &hooks)?;
+    let mut ours = vec![("upcalld, by the pipe", pipe.text().to_owned())];
+    if let Some(missing) = Need::CoreSocket.missing() {
+        println!("left out, by the socket: needs {missing}\n");
+    } else {
+        let socket = Pattern::ours_by_socket(&sandbox.sockets(), &hooks, true)?;
+        ours.push(("upcalld, by the socket", socket.text().to_owned()));
+    }
+    Ok(ours)
 }
 
 /// A container in which there is something that crashes, and the helper of [`RULE`].

@@ -1,18 +1,17 @@
 //! A storm of crashes in one container, and what a crash in another takes meanwhile.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use upcall_e2e::command::{command, pause, until};
 use upcall_e2e::container::Container;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::hook::HostHook;
 use upcall_e2e::programs::Programs;
 use upcall_e2e::sandbox::Sandbox;
-use upcalld::hooks::pattern::Pattern;
 
-use crate::crash::{RULE, container, crashes};
+use crate::crash::{RULE, container, crashes, ours};
 use crate::idle::number;
 use crate::stats::{Row, percentile};
 
@@ -32,33 +31,33 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
     let daemon = Daemon::start_strict(&sandbox)?;
     let hook = HostHook::borrow()?;
     hook.install(&sandbox)?;
-    let ours = Pattern::ours(&sandbox.libexec().join("core"), &sandbox.hooks())?;
-    let handlers = [
-        (
-            "a handler that ends at once",
-            format!("|{}", noop.display()),
-        ),
-        ("upcalld: a helper in the container", ours.text().to_owned()),
-    ];
-    let mut rows = handlers.each_ref().map(|(name, _)| Row::new(name));
+    let noop = (
+        "a handler that ends at once",
+        format!("|{}", noop.display()),
+    );
+    let handlers: Vec<_> = std::iter::once(noop).chain(ours(&sandbox)?).collect();
+    let row = |name: &&'static str| (Row::new(name), Row::new(name));
+    let mut rows: Vec<(Row, Row)> = handlers.iter().map(|(name, _)| row(name)).collect();
     let descriptors = || {
         Ok::<_, std::io::Error>(std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()))?.count())
     };
     let before = descriptors()?;
     let mut storms = 0;
     for _ in 0..rounds {
-        for ((_, pattern), row) in handlers.iter().zip(&mut rows) {
+        for (index, ((_, pattern), row)) in handlers.iter().zip(&mut rows).enumerate() {
             std::fs::write("/proc/sys/kernel/core_pattern", pattern)?;
             let mut times = Vec::new();
             for _ in 0..TRIES {
-                storms += u64::from(pattern == ours.text());
-                times = bystander(&stormy, &quiet)?;
+                storms += u64::from(index > 0);
+                let took;
+                (times, took) = bystander(&stormy, &quiet)?;
+                row.1.rounds.push(vec![took]);
                 if !times.is_empty() {
                     break;
                 }
             }
             ensure!(!times.is_empty(), "no crash ended before the storm did");
-            row.rounds.push(times);
+            row.0.rounds.push(times);
         }
     }
     hook.put_back()?;
@@ -86,19 +85,8 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
     drop((stormy, quiet));
     daemon.stop(&sandbox)?;
     println!("a crash while {STORM} others come from another container, {rounds} rounds");
-    println!("  {:<38} {:>8} {:>8}", "", "median", "p90");
-    for row in &rows {
-        let all = row.all();
-        println!(
-            "  {:<38} {:>5.2} ms {:>5.2} ms",
-            row.name,
-            percentile(&all, 50),
-            percentile(&all, 90)
-        );
-    }
-    let [noop, upcalld] = &rows;
-    println!("  upcalld to the other: {:.2}", upcalld.ratio(noop));
-    println!("  all {wanted} of the storms are told in records");
+    table(&rows)?;
+    println!("  lost of the storms' {wanted} crashes        0");
     println!(
         "  the daemon's most resident memory      {:.1} MiB",
         f64::from(u32::try_from(most)?) / 1024.0
@@ -107,19 +95,44 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds of the quiet container's crashes while the other's come.
-fn bystander(stormy: &Container, quiet: &Container) -> Result<Vec<f64>> {
+/// Crashes beside the storms, and how fast those went.
+fn table(rows: &[(Row, Row)]) -> Result<()> {
+    println!(
+        "  {:<38} {:>8} {:>8} {:>8} {:>8}",
+        "", "median", "p90", "of first", "storm"
+    );
+    for (crashes, storms) in rows {
+        let all = crashes.all();
+        println!(
+            "  {:<38} {:>5.2} ms {:>5.2} ms {:>8.2} {:>6.0}/s",
+            crashes.name,
+            percentile(&all, 50),
+            percentile(&all, 90),
+            rows.first().map_or(0.0, |(first, _)| crashes.ratio(first)),
+            1000.0 * f64::from(u32::try_from(STORM)?) / percentile(&storms.all(), 50)
+        );
+    }
+    Ok(())
+}
+
+/// Milliseconds of the quiet container's crashes while the other's come, and of the storm.
+fn bystander(stormy: &Container, quiet: &Container) -> Result<(Vec<f64>, f64)> {
+    let start = Instant::now();
     let mut storm = command("runc")
         .args(["exec", stormy.id(), "/bin/sh", "-c", SCRIPT])
         .spawn()?;
+    let storm = std::thread::spawn(move || (storm.wait(), start.elapsed()));
     pause(Duration::from_millis(50));
     let mut times = Vec::new();
     loop {
         let crash = crashes(quiet, "1");
         // What ended after the storm may have had it easier.
-        if let Some(status) = storm.try_wait()? {
-            ensure!(status.success(), "the storm");
-            return Ok(times);
+        if storm.is_finished() {
+            let Ok((status, took)) = storm.join() else {
+                bail!("the storm's thread");
+            };
+            ensure!(status?.success(), "the storm");
+            return Ok((times, took.as_secs_f64() * 1000.0));
         }
         times.extend(crash?);
     }
