@@ -147,6 +147,7 @@ fn a_process_killed_before_the_first_byte_has_an_empty_core() -> Result<()> {
         (Some(0), &None),
         "{record:?}"
     );
+    assert!(nothing_in(&scene.sandbox.state().join("cores")));
     drop(container);
     scene.end()
 }

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use upcall_e2e::container::Container;
+use upcall_e2e::command::until;
+use upcall_e2e::container::{Container, runs};
 use upcall_e2e::gdb::Crash;
 use upcall_e2e::hook;
 use upcall_e2e::programs::build_32_bit;
@@ -80,6 +83,41 @@ fn threads_and_a_containers_init_open_in_gdb() -> Result<()> {
     assert_eq!((crash.command.as_str(), crash.thread), ("/init", 1));
     drop(container);
     scene.end()
+}
+
+#[test]
+fn a_huge_core_with_little_in_it_takes_little_room_and_opens_in_gdb() -> Result<()> {
+    needs!(HostHooks, Root, Runc, Gdb);
+    for compress in ["none", "zstd"] {
+        let store = format!("store = {{ compress = \"{compress}\", ");
+        let scene = HostScene::by(MODE, &STORE.replace("store = { ", &store))?;
+        let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+        let victim = container.victim(&["--sparse-gib=4"])?;
+        let start = Instant::now();
+        container.crash(victim)?;
+        until(Duration::from_secs(30), "its end", || {
+            (!runs(victim)).then_some(())
+        })?;
+        let record = scene.record(victim)?;
+        let store = action(&record, "store")?;
+        let file = scene.file(&record)?.metadata()?;
+        let (size, on_disk) = (store.size_bytes.unwrap_or(0), file.blocks() * 512);
+        assert!(
+            size > 4 << 30 && store.truncated == Some(false),
+            "{store:?}"
+        );
+        assert!(on_disk < 32 << 20, "{compress}: {on_disk} bytes on disk");
+        assert!(start.elapsed() < Duration::from_secs(30));
+        // The other would have to be unpacked into memory.
+        if compress == "none" {
+            assert_eq!(file.len(), size);
+            let crash = whole(&scene, &container, &record)?;
+            assert_eq!(crash.functions.first().map(String::as_str), Some(CRASH));
+        }
+        drop(container);
+        scene.end()?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -11,6 +11,7 @@ use upcall_e2e::leader::Leader;
 use upcall_e2e::records::action;
 use upcall_e2e::sandbox::Sandbox;
 use upcalld::hooks::install::Mode;
+use upcalld::store::cores::compressed;
 use upcalld::store::record::{Outcome, Record};
 
 /// A program of the host's inside, and a copy: for containers of every kind.
@@ -81,6 +82,10 @@ impl HostScene {
 
     /// The same, as gdb(1) wants it: unpacked.
     pub(crate) fn unpacked(&self, record: &Record) -> Result<PathBuf> {
+        let kept = self.file(record)?;
+        if compressed(&kept) == "none" {
+            return Ok(kept);
+        }
         let path = self.sandbox.path(format!("{}.unpacked", record.id));
         std::fs::write(&path, cores::kept(&self.sandbox.state(), &record.id)?)?;
         Ok(path)

@@ -99,8 +99,12 @@ pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
             (at, error != Some(Errno::ETIMEDOUT))
         }
     };
-    if let Err(error) = link(copy.file(), room.directory(), job.name.as_deref()) {
-        (kept.stored, kept.error) = (0, Some(error));
+    // Nothing came, as from a process that was killed before its first byte: then there is no core to keep.
+    let name = job.name.as_deref().filter(|_| kept.size > 0);
+    match link(copy.file(), room.directory(), name) {
+        Ok(()) if kept.size > 0 => {}
+        Ok(()) => kept.stored = 0,
+        Err(error) => (kept.stored, kept.error) = (0, Some(error)),
     }
     tell(&kept);
     let core = Core {
