@@ -104,6 +104,7 @@ impl Control {
             loaded: summary.loaded,
             unchanged: summary.unchanged,
             core: core.to_owned(),
+            mode: self.hooks.mode().map(str::to_owned),
             foreign,
             foreign_since,
             checked: self.hooks.checked(),

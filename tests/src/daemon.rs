@@ -1,6 +1,8 @@
 //! A daemon in a sandbox: started, told things by signals, ended, and looked after: it leaves nothing behind.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
+use upcalld::hooks::pattern;
 
 use crate::cgroup::cgroup2;
 use crate::command::{command, until};
@@ -18,6 +25,45 @@ use crate::sandbox::Sandbox;
 
 /// How long start and end may take; the end waits for running work.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The listening sockets of upcalld.socket, kept while daemons come and go.
+#[derive(Debug)]
+pub struct Sockets([OwnedFd; 2]);
+
+impl Sockets {
+    /// Listens in the sandbox.
+    ///
+    /// # Errors
+    /// As bind(2), listen(2).
+    pub fn listen(sandbox: &Sandbox) -> Result<Self> {
+        let kernel = pattern::kernel_socket(&sandbox.sockets(), &sandbox.hooks());
+        let directory = kernel.parent().context("its directory")?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
+        let listening = |path: &Path, kind| -> Result<OwnedFd> {
+            drop(std::fs::remove_file(path));
+            // Without CLOEXEC, and far from the numbers where they are given.
+            let socket = socket(AddressFamily::Unix, kind, SockFlag::empty(), None)?;
+            bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+            listen(&socket, Backlog::new(4096)?)?;
+            let moved = fcntl(&socket, FcntlArg::F_DUPFD(100))?;
+            Ok(upcall_helpers::sys::inherited(moved)?)
+        };
+        let upcall = listening(&sandbox.sockets().join("upcall.sock"), SockType::SeqPacket)?;
+        Ok(Self([upcall, listening(&kernel, SockType::Stream)?]))
+    }
+
+    /// What gives them to the program after it (sd_listen_fds(3)).
+    fn give(&self) -> Vec<String> {
+        const GIVE: &str =
+            r#"exec 3<&$0 4<&$1; shift; export LISTEN_PID=$$ LISTEN_FDS=2; exec "$@""#;
+        let mut words = ["/bin/bash", "-c", GIVE].map(str::to_owned).to_vec();
+        words.extend(self.0.iter().map(|socket| socket.as_raw_fd().to_string()));
+        words
+    }
+}
 
 /// A running daemon; killed when dropped.
 #[derive(Debug)]
@@ -47,11 +93,27 @@ impl Daemon {
         Self::start_with(sandbox, |_| {})
     }
 
+    /// Starts one as systemd does, with these listening sockets.
+    ///
+    /// # Errors
+    /// It does not start; the error has its log.
+    pub fn start_activated(sandbox: &Sandbox, sockets: &Sockets) -> Result<Self> {
+        Self::start_by(sandbox, &sockets.give(), |_| {})
+    }
+
     /// Starts one, its command changed as wanted.
     ///
     /// # Errors
     /// It does not start; the error has its log.
     pub fn start_with(sandbox: &Sandbox, change: impl FnOnce(&mut Command)) -> Result<Self> {
+        Self::start_by(sandbox, &[], change)
+    }
+
+    fn start_by(
+        sandbox: &Sandbox,
+        by: &[String],
+        change: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         let log = sandbox.path("log");
         let notify = sandbox.path("notify");
         drop(std::fs::remove_file(&notify));
@@ -61,6 +123,7 @@ impl Daemon {
         let mut daemon = command("setpriv");
         daemon
             .args(["--pdeathsig=TERM", "--"])
+            .args(by)
             .arg(&sandbox.programs.daemon)
             .args(["--foreground", "--config"])
             .arg(sandbox.config())

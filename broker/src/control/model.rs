@@ -42,6 +42,9 @@ pub struct Status {
     pub unchanged: bool,
     /// What stands in core_pattern: `ours`, `foreign`, `not_installed`.
     pub core: String,
+    /// How the kernel calls, while it is ours: `pipe`, `socket`.
+    #[serde(default)]
+    pub mode: Option<String>,
     /// The foreign pattern.
     pub foreign: Option<String>,
     /// Since when it is known, in microseconds since the epoch.

@@ -15,9 +15,10 @@ use tracing::{debug, error, warn};
 use super::activation::Given;
 use crate::broker::Broker;
 use crate::hooks::pattern;
+use crate::hooks::sysctl::CoreSysctl;
+use crate::intake;
 use crate::intake::coresock::RefusedConnection;
 use crate::intake::shim::IntakeError;
-use crate::intake::{self};
 use crate::linux::{coresock, seqpacket};
 use crate::options::Options;
 
@@ -84,8 +85,7 @@ fn kernel(
     if let Some(socket) = given {
         return coresock::Listener::inherited(socket).map(Some);
     }
-    let modes = std::fs::read_to_string("/proc/sys/kernel/core_modes");
-    if !modes.is_ok_and(|modes| modes.split_whitespace().any(|mode| mode == "socket")) {
+    if CoreSysctl::host().has_socket().is_err() {
         return Ok(None);
     }
     coresock::Listener::bind(&path).map(Some)

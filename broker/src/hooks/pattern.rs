@@ -134,7 +134,7 @@ impl Pattern {
         match self {
             Self::Pipe(_) => "pipe",
             Self::Socket(text) if text.starts_with("@@") => "socket",
-            Self::Socket(_) => "socket without its question",
+            Self::Socket(_) => "plain socket",
             Self::File(_) => "file",
         }
     }

@@ -12,6 +12,7 @@ use super::pattern::Pattern;
 pub struct CoreSysctl {
     pattern: PathBuf,
     pipe_limit: PathBuf,
+    modes: PathBuf,
 }
 
 /// What stands in both.
@@ -61,6 +62,7 @@ impl CoreSysctl {
         Self {
             pattern: directory.join("core_pattern"),
             pipe_limit: directory.join("core_pipe_limit"),
+            modes: directory.join("core_modes"),
         }
     }
 
@@ -77,6 +79,19 @@ impl CoreSysctl {
                 .parse()
                 .map_err(|_| io(&self.pipe_limit)(ErrorKind::InvalidData.into()))?,
         })
+    }
+
+    /// Whether the kernel dumps to sockets (6.16): kernel.core_modes says so.
+    ///
+    /// # Errors
+    /// Why not, in a clause.
+    pub fn has_socket(&self) -> Result<(), String> {
+        let path = self.modes.display();
+        match std::fs::read_to_string(&self.modes) {
+            Ok(modes) if modes.split_whitespace().any(|mode| mode == "socket") => Ok(()),
+            Ok(_) => Err(format!("{path} has no line `socket`")),
+            Err(error) => Err(format!("{path}: {}", errno_name(&error))),
+        }
     }
 
     /// Waits until nobody else of ours writes. The lock is on the kernel's file itself, so it is one for all

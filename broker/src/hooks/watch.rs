@@ -231,6 +231,14 @@ impl HookWatch {
             .checked
     }
 
+    /// How the kernel calls, while the hook is ours.
+    pub fn mode(&self) -> Option<&'static str> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = seen.ours.as_ref();
+        let ours = ours.filter(|_| seen.state == Some(CoreState::Ours));
+        ours.map(|standing| standing.pattern.mode())
+    }
+
     /// How often somebody else's hook was found.
     pub fn foreign_count(&self) -> u64 {
         self.seen

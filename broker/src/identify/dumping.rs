@@ -34,6 +34,10 @@ pub fn read(process: &PidRef, dump: CoreInfo, host: &NsSet) -> Dumping {
     let pid = process.pid();
     let leader = ProcDir::open(pid).ok();
     let stat = leader.as_ref().and_then(|leader| leader.stat().ok());
+    // Of what wait(2) will say, the signal: the kernel shows it in the group's file, not in a thread's. While it dumps
+    // there is nothing else in it.
+    let exit = stat.and_then(|stat| stat.exit).filter(|exit| *exit != 0);
+    let signal = dump.signal.or(exit.map(|exit| exit & 0x7f));
     let (tid, stat, thread) = crashed(pid, stat, leader.as_ref());
     let thread = thread.as_ref().or(leader.as_ref());
     let status = thread.and_then(|thread| thread.status().ok());
@@ -42,8 +46,6 @@ pub fn read(process: &PidRef, dump: CoreInfo, host: &NsSet) -> Dumping {
         .and_then(|leader| leader.read("limits").ok());
     let limits = limits.and_then(|text| parse::limits(&text));
     let limit = limits.and_then(|limits| limits.get(RLIMIT_CORE).map(|(soft, _)| *soft));
-    // Of what wait(2) will say, the signal: while it dumps there is nothing else in it.
-    let signal = dump.signal.or_else(|| stat?.exit.map(|exit| exit & 0x7f));
     let exe = thread.and_then(|thread| thread.exe().ok());
     let exe = exe.unwrap_or_default();
     let name = exe.rsplit(|byte| *byte == b'/').next().unwrap_or_default();

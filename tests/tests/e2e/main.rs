@@ -30,6 +30,8 @@ mod host_scene;
 #[cfg(test)]
 mod host_socket;
 #[cfg(test)]
+mod host_socket_install;
+#[cfg(test)]
 mod host_storm;
 #[cfg(test)]
 mod host_unit;
@@ -39,6 +41,8 @@ mod ns_attack_bounds;
 mod ns_attack_entry;
 #[cfg(test)]
 mod ns_attack_identity;
+#[cfg(test)]
+mod ns_attack_kernel_socket;
 #[cfg(test)]
 mod ns_attack_outside;
 #[cfg(test)]

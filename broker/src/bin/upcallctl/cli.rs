@@ -240,6 +240,23 @@ pub(crate) struct InstallArgs {
     /// Do not let a child crash to see whether it works; needs no running daemon
     #[arg(long)]
     pub(crate) no_self_test: bool,
+    /// How the kernel calls
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = Mode::Auto)]
+    pub(crate) mode: Mode,
+    /// Only where the hook is this upcalld's already; else nothing is done
+    #[arg(long)]
+    pub(crate) if_ours: bool,
+}
+
+/// How the kernel calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// By socket where the kernel and the service manager can, else by pipe
+    Auto,
+    /// It starts a program for every crash
+    Pipe,
+    /// It connects to upcalld, and asks before it dumps
+    Socket,
 }
 
 /// A signal as rules write it; `SIG` before it and numbers are understood.

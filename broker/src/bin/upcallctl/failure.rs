@@ -11,6 +11,7 @@ use upcalld::explain::ExplainError;
 use upcalld::explain::find::FindError;
 use upcalld::hooks::errno_name;
 use upcalld::hooks::install::InstallError;
+use upcalld::hooks::pattern::Pattern;
 use upcalld::hooks::sysctl::SysctlError;
 use upcalld::store::records::RecordError;
 
@@ -92,6 +93,12 @@ pub(crate) enum Failure {
         notes: Vec<String>,
         /// What may help.
         help: String,
+    },
+    /// The kernel has no socket for cores.
+    #[error("this kernel has no core socket: {why}")]
+    NoSocket {
+        /// How that is known.
+        why: String,
     },
     /// There are no rules to explain by.
     #[error("upcalld does not run, and the rules on disk have mistakes")]
@@ -213,7 +220,7 @@ impl Failure {
             | Self::File { .. }
             | Self::NoRules
             | Self::Odd(_) => 1,
-            Self::Install(_) | Self::SelfTest { .. } => 6,
+            Self::Install(_) | Self::SelfTest { .. } | Self::NoSocket { .. } => 6,
         }
     }
 
@@ -231,6 +238,11 @@ impl Failure {
             Self::NotFound { help, .. }
             | Self::Usage { help, .. }
             | Self::SelfTest { help, .. } => help.clone(),
+            Self::NoSocket { .. } => {
+                "--mode pipe does the same for one more process per crash; auto takes it by itself \
+                 (docs/kernel-support.md)"
+                    .to_owned()
+            }
             Self::NotPermitted {
                 command,
                 needs,
@@ -299,6 +311,7 @@ impl Failure {
             | Self::Records(_)
             | Self::File { .. }
             | Self::Install(_)
+            | Self::NoSocket { .. }
             | Self::NoRules
             | Self::Odd(_) => Vec::new(),
         }
@@ -334,9 +347,16 @@ fn not_found(context: &Context, name: &str) -> String {
 /// What becomes of crashes while the daemon does not run.
 fn meanwhile(context: &Context) -> String {
     let works = "list, show, explain, check, doctor work";
-    let standing = context.sysctl.read();
-    if !standing.is_ok_and(|standing| standing.pattern.is_of(&context.hooks)) {
-        return works.to_owned();
+    let standing = context.sysctl.read().ok();
+    let pattern = standing.map(|standing| standing.pattern);
+    match pattern.filter(|pattern| pattern.is_of(&context.hooks)) {
+        None => return works.to_owned(),
+        Some(Pattern::Socket(_)) => {
+            return format!(
+                "crashes wait for it, where upcalld.socket keeps the kernel's socket; {works}"
+            );
+        }
+        Some(_) => {}
     }
     let spool = upcalld::store::space::kept(&context.spool()).map(|spool| spool.cores);
     let spool = match spool {

@@ -1,12 +1,16 @@
 //! `upcallctl install core`: our hook goes in, is tried, and goes out again if it does not work.
 
+use std::time::Duration;
+
 use nix::sys::signal::{SigSet, SigmaskHow};
 use upcall_config::text::printable;
+use upcalld::control::Status;
 use upcalld::hooks::errno_name;
-use upcalld::hooks::install::{InstallError, Installation, Wishes};
+use upcalld::hooks::install::{InstallError, Installation, Mode, Wishes};
+use upcalld::hooks::sysctl::Lock;
 use upcalld::hooks::sysctl_d::SysctlD;
 
-use crate::cli::InstallArgs;
+use crate::cli::{self, InstallArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{complain, print, print_json};
@@ -35,50 +39,46 @@ impl Drop for Unharmed {
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {
+    let ours = context.sysctl.read();
+    if asked.if_ours && !ours.is_ok_and(|ours| ours.pattern.is_of(&context.hooks)) {
+        return print("core: not ours; nothing is done (--if-ours)\n");
+    }
+    let daemon = context.daemon();
+    let choice = Choice::new(context, asked.mode, daemon.as_ref())?;
+    let wishes = wishes(context, daemon.as_ref());
     if asked.dry_run {
-        let planned = Installation::plan(&context.sysctl, &wishes(context));
+        let planned = Installation::plan(&context.sysctl, &by(&wishes, choice.first));
         let planned = planned.map_err(|error| failed(context, error))?;
         return answer(
             context,
             &report::document(&planned, None, true),
-            &report::dry(context, &planned),
+            &report::dry(context, &planned, choice.note.as_deref()),
         );
     }
     if !nix::unistd::Uid::effective().is_root() {
         return Err(Failure::root_only(context));
     }
     // Before anything is changed: without a daemon there would be nothing to try.
-    let test = if asked.no_self_test {
-        None
-    } else {
-        Some(self_test::Test::prepare(context)?)
-    };
+    let tried = !asked.no_self_test;
+    let mut test = tried
+        .then(|| self_test::Test::prepare(context))
+        .transpose()?;
     let _unharmed = Unharmed::new();
     let lock = context.sysctl.lock();
     let lock = lock.map_err(|error| failed(context, error.into()))?;
-    let planned = Installation::plan(&context.sysctl, &wishes(context));
-    let planned = planned.map_err(|error| failed(context, error))?;
-    planned
-        .apply(&context.sysctl, &lock)
-        .map_err(|error| failed(context, error))?;
-    let took = match test.map(|test| test.run(context)) {
-        None => None,
-        Some(Ok(took)) => Some(took),
-        Some(Err(problem)) => {
-            let now = context.sysctl.read();
-            let undone = planned.undo(&context.sysctl, &lock);
-            let now = now.ok().map(|now| now.pattern);
-            let changed = now.filter(|now| *now != planned.ours.pattern);
-            let changed = changed.map(|now| printable(now.text()));
-            return Err(report::self_test_failed(
-                context,
-                &planned,
-                &problem,
-                changed,
-                undone.err(),
-            ));
-        }
-    };
+    let mut note = choice.note.clone();
+    let mut put_in = put_in(context, &by(&wishes, choice.first), test.take(), &lock);
+    if let (Err(failure), Some(other)) = (&put_in, choice.otherwise) {
+        note = Some(match other {
+            Mode::PlainSocket => format!("the kernel does not ask first: {failure}"),
+            Mode::Pipe | Mode::Socket => format!("not in socket mode: {failure}"),
+        });
+        test = tried
+            .then(|| self_test::Test::prepare(context))
+            .transpose()?;
+        put_in = self::put_in(context, &by(&wishes, other), test, &lock);
+    }
+    let (planned, took) = put_in?;
     if let Some(file) = &context.sysctl_d {
         keep(file, &planned);
     }
@@ -86,8 +86,89 @@ pub(crate) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure>
     answer(
         context,
         &report::document(&planned, took, false),
-        &report::done(context, &planned, took),
+        &report::done(context, &planned, took, note.as_deref()),
     )
+}
+
+/// Which way first, which way if that does not work, and why not a better one.
+struct Choice {
+    first: Mode,
+    otherwise: Option<Mode>,
+    note: Option<String>,
+}
+
+impl Choice {
+    fn new(context: &Context, asked: cli::Mode, daemon: Option<&Status>) -> Result<Self, Failure> {
+        let kernel = context.sysctl.has_socket();
+        let listens = daemon.map(|daemon| daemon.kernel_socket.as_deref());
+        let pipe = |note: Option<&str>| Self {
+            first: Mode::Pipe,
+            otherwise: None,
+            note: note.map(str::to_owned),
+        };
+        let kept = "upcalld.socket keeps no socket for the kernel, and without one crashes would be lost while upcalld \
+                    is started again";
+        Ok(match (asked, kernel, listens) {
+            (cli::Mode::Pipe, ..) => pipe(None),
+            (cli::Mode::Auto, Err(why), _) => pipe(Some(&format!("not in socket mode: {why}"))),
+            (cli::Mode::Auto, Ok(()), Some(Some("kept"))) => Self {
+                first: Mode::Socket,
+                otherwise: Some(Mode::Pipe),
+                note: None,
+            },
+            (cli::Mode::Auto, Ok(()), Some(_)) => {
+                pipe(Some(&format!("not in socket mode: {kept}")))
+            }
+            (cli::Mode::Auto, Ok(()), None) => {
+                pipe(Some("not in socket mode: upcalld does not run"))
+            }
+            (cli::Mode::Socket, Err(why), _) => return Err(Failure::NoSocket { why }),
+            (cli::Mode::Socket, Ok(()), listens) => Self {
+                first: Mode::Socket,
+                // A kernel between 6.16 and 6.17 does not ask.
+                otherwise: Some(Mode::PlainSocket),
+                note: (listens != Some(Some("kept"))).then(|| format!("take care: {kept}")),
+            },
+        })
+    }
+}
+
+fn by(wishes: &Wishes, mode: Mode) -> Wishes {
+    Wishes {
+        mode,
+        ..wishes.clone()
+    }
+}
+
+/// Puts it in and tries it; what does not work is out again.
+fn put_in(
+    context: &Context,
+    wishes: &Wishes,
+    test: Option<self_test::Test>,
+    lock: &Lock,
+) -> Result<(Installation, Option<Duration>), Failure> {
+    let planned = Installation::plan(&context.sysctl, wishes);
+    let planned = planned.map_err(|error| failed(context, error))?;
+    planned
+        .apply(&context.sysctl, lock)
+        .map_err(|error| failed(context, error))?;
+    let problem = match test.map(|test| test.run(context)) {
+        None => return Ok((planned, None)),
+        Some(Ok(took)) => return Ok((planned, Some(took))),
+        Some(Err(problem)) => problem,
+    };
+    let now = context.sysctl.read();
+    let undone = planned.undo(&context.sysctl, lock);
+    let now = now.ok().map(|now| now.pattern);
+    let changed = now.filter(|now| *now != planned.ours.pattern);
+    let changed = changed.map(|now| printable(now.text()));
+    Err(report::self_test_failed(
+        context,
+        &planned,
+        &problem,
+        changed,
+        undone.err(),
+    ))
 }
 
 /// What cannot be kept is no failure: the hook is in, and looked after by the daemon.
@@ -100,9 +181,9 @@ fn keep(file: &SysctlD, planned: &Installation) {
     }
 }
 
-fn wishes(context: &Context) -> Wishes {
-    let daemon = context.daemon().map(|daemon| daemon.keep_free);
-    let keep_free = daemon.unwrap_or_else(|| {
+fn wishes(context: &Context, daemon: Option<&Status>) -> Wishes {
+    let keep_free = daemon.map(|daemon| daemon.keep_free);
+    let keep_free = keep_free.unwrap_or_else(|| {
         upcall_config::file::load(&context.config)
             .settings
             .store

@@ -100,4 +100,10 @@ impl<'a> Host<'a> {
         let standing = self.sysctl.read();
         standing.is_ok_and(|standing| standing.pattern.is_of(&self.context.hooks))
     }
+
+    /// Whether the kernel's socket stays while the daemon is started again, as far as it can be asked.
+    pub(super) fn keeps_kernel_socket(&self) -> bool {
+        let daemon = self.daemon.as_ref();
+        daemon.is_none_or(|daemon| daemon.kernel_socket.as_deref() == Some("kept"))
+    }
 }

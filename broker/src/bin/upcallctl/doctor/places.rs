@@ -27,10 +27,18 @@ pub(super) fn hook(host: &Host<'_>) -> Finding {
     let text = printable(standing.text());
     let install = context.typed("install core");
     match (standing.is_of(&context.hooks), file) {
+        (true, Ok(_)) if matches!(standing, Pattern::Socket(_)) && !host.keeps_kernel_socket() => {
+            Finding::warning(NAME, "core_pattern is our socket, and nothing keeps that while upcalld does not run")
+                .why("a crash that comes meanwhile has no core")
+                .cure(format!(
+                    "systemctl enable --now upcalld.socket upcalld.service, then {install}; or {install} --mode pipe"
+                ))
+        }
         (true, Ok(file)) => Finding::ok(
             NAME,
             format!(
-                "core_pattern is ours; before us: {}",
+                "core_pattern is ours ({}); before us: {}",
+                standing.mode(),
                 printable(file.previous.text())
             ),
         ),
@@ -73,7 +81,7 @@ pub(super) fn program(host: &Host<'_>) -> Finding {
     let context = host.context;
     let pattern = host.sysctl.read().map(|standing| standing.pattern);
     let path = match pattern {
-        Ok(pattern) if pattern.is_of(&context.hooks) => {
+        Ok(pattern @ Pattern::Pipe(_)) if pattern.is_of(&context.hooks) => {
             let words = pattern.text().trim_start_matches('|').to_owned();
             PathBuf::from(words.split(' ').next().unwrap_or_default())
         }
@@ -83,7 +91,7 @@ pub(super) fn program(host: &Host<'_>) -> Finding {
     let seen = host.path("proc/1/root").join(below);
     let missing = |why: &str| {
         Finding::error(NAME, format!("{}: {why}", path.display()))
-            .why("the kernel starts it for every crash, in the root of PID 1; without it they are lost")
+            .why("the kernel starts it for every crash that does not come by socket, in the root of PID 1; without it they are lost")
             .cure("install the package again, or make install")
     };
     match std::fs::metadata(&seen) {

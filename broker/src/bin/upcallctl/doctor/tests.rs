@@ -162,6 +162,7 @@ fn status() -> Status {
         hook_file_problem: None,
         keep_free: 0,
         kernel_socket: None,
+        mode: None,
     }
 }
 

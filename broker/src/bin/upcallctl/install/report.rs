@@ -59,7 +59,7 @@ pub(super) fn document(
         schema: "upcalld.install",
         version: 1,
         hook: "core",
-        mode: "pipe",
+        mode: planned.ours.pattern.mode(),
         dry_run,
         ours: (&planned.ours).into(),
         current: (&planned.current).into(),
@@ -73,7 +73,7 @@ pub(super) fn document(
 }
 
 /// What would be changed.
-pub(super) fn dry(context: &Context, planned: &Installation) -> String {
+pub(super) fn dry(context: &Context, planned: &Installation, note: Option<&str>) -> String {
     let Installation {
         ours,
         current,
@@ -112,8 +112,9 @@ pub(super) fn dry(context: &Context, planned: &Installation) -> String {
         format!("{path:25}  {new}: the same, for systemd-sysctl, until the next boot\n")
     });
     let keeps = keeps.unwrap_or_default();
+    let note = note.map_or_else(String::new, |note| format!("{:27}{note}\n", ""));
     format!(
-        "{:27}{}{pattern}\n{:27}{limit}\n{path:25}  {kept}\n{keeps}{:27}{}          undo: {}\n",
+        "{:27}{}{pattern}\n{note}{:27}{limit}\n{path:25}  {kept}\n{keeps}{:27}{}          undo: {}\n",
         "kernel.core_pattern",
         printable(current.pattern.text()),
         "kernel.core_pipe_limit",
@@ -125,7 +126,12 @@ pub(super) fn dry(context: &Context, planned: &Installation) -> String {
 }
 
 /// What was done.
-pub(super) fn done(context: &Context, planned: &Installation, took: Option<Duration>) -> String {
+pub(super) fn done(
+    context: &Context,
+    planned: &Installation,
+    took: Option<Duration>,
+    note: Option<&str>,
+) -> String {
     let tried = took.map_or_else(
         || "not tried (--no-self-test)".to_owned(),
         |took| {
@@ -137,8 +143,10 @@ pub(super) fn done(context: &Context, planned: &Installation, took: Option<Durat
         },
     );
     let previous = printable(planned.file.previous.text());
+    let mode = planned.ours.pattern.mode();
+    let note = note.map_or_else(String::new, |note| format!("      {note}\n"));
     format!(
-        "core: ours, pipe mode; {tried}\n      before: {previous} (undo: {})\n      `pass` means {}\n",
+        "core: ours, {mode} mode; {tried}\n{note}      before: {previous} (undo: {})\n      `pass` means {}\n",
         context.typed("uninstall core"),
         explain::passed(Some(&planned.file.previous)),
     )
@@ -226,7 +234,7 @@ mod tests {
         let wishes = Wishes {
             program: core,
             hooks: "/etc/upcalld/hooks".into(),
-            ..wishes(&context)
+            ..wishes(&context, None)
         };
         let mut planned =
             Installation::plan(&CoreSysctl::below(directory.path()), &wishes).unwrap();
@@ -250,7 +258,7 @@ mod tests {
                 return;
             };
             let context = Context::new(&Cli::parse_from(["upcallctl", "install", "core"]));
-            insta::assert_snapshot!(name, dry(&context, &planned));
+            insta::assert_snapshot!(name, dry(&context, &planned, None));
         }
     }
 
@@ -260,8 +268,13 @@ mod tests {
             return;
         };
         let context = Context::new(&Cli::parse_from(["upcallctl", "install", "core"]));
-        let tried = done(&context, &planned, Some(Duration::from_micros(4213)));
-        let not_tried = done(&context, &planned, None);
+        let tried = done(&context, &planned, Some(Duration::from_micros(4213)), None);
+        let not_tried = done(
+            &context,
+            &planned,
+            None,
+            Some("not in socket mode: upcalld does not run"),
+        );
         insta::assert_snapshot!(format!("{tried}{not_tried}"));
     }
 

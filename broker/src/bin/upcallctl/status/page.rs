@@ -74,17 +74,22 @@ fn hook(state: &State, context: &Context) -> Vec<String> {
         .map(upcall_config::text::printable);
     let previous = previous.as_deref().unwrap_or("?");
     let checked = format::ago(format::timestamp(daemon.checked), look.now);
+    let mode = match daemon.mode.as_deref() {
+        Some("socket") => "socket (@@)",
+        Some(mode) => mode,
+        None => "pipe",
+    };
     match daemon.core.as_str() {
         "ours" if daemon.hook_file_problem.is_some() => {
             let problem = daemon.hook_file_problem.as_deref().unwrap_or_default();
             let problem = upcall_config::text::printable(problem);
-            let text = format!("ours: pipe, and nobody knows what stood there before: {problem}");
+            let text = format!("ours: {mode}, and nobody knows what stood there before: {problem}");
             let help = "help: put back by hand what stood there, as in: echo core > \
                         /proc/sys/kernel/core_pattern; then install again";
             vec![row("hooks", "core", true, &text, look), more(help)]
         }
         "ours" => {
-            let text = format!("ours: pipe   before us: {previous}   checked {checked}");
+            let text = format!("ours: {mode}   before us: {previous}   checked {checked}");
             vec![row("hooks", "core", false, &text, look)]
         }
         "foreign" => {
@@ -267,6 +272,7 @@ mod tests {
                 hook_file_problem: None,
                 keep_free: 2 << 30,
                 kernel_socket: None,
+                mode: Some("pipe".into()),
             },
             memory_bytes: Some(10_276_044),
             errors_on_disk: Some(0),
