@@ -6,6 +6,7 @@ mod draft;
 mod facts;
 mod follow;
 mod forget;
+mod kept;
 mod log;
 mod missed;
 mod perform;
@@ -39,6 +40,7 @@ use crate::launch::{Launcher, Slot};
 use crate::linux::parse::CgroupLine;
 use crate::metrics::Metrics;
 use crate::resolve::{Container, Resolution, Resolver};
+use crate::store::ledger::Ledger;
 use crate::store::record::{self, Process, Record};
 use crate::store::records::{RecordError, Records, now_micros};
 use crate::store::{cores, id};
@@ -94,6 +96,9 @@ pub struct Broker {
     launcher: Arc<Launcher>,
     records: Records,
     cores: File,
+    ledger: Ledger,
+    /// A core was kept: somebody has to know when it is too old.
+    kept: Notify,
     cmdlines: Cmdlines,
     refusals: Refusals,
     closed: broadcast::Sender<Arc<Record>>,
@@ -134,7 +139,8 @@ impl Broker {
     ) -> anyhow::Result<Self> {
         let cores = places.state.join("cores");
         std::fs::create_dir_all(&cores)?;
-        std::fs::set_permissions(&cores, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        // Who knows a core's name and may read it gets through.
+        std::fs::set_permissions(&cores, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
         let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Self {
@@ -142,6 +148,8 @@ impl Broker {
             admit: Admit::new(settings.limits),
             records: Records::create(&places.state)?,
             cores: File::open(&cores)?,
+            ledger: Ledger::new(settings.store)?,
+            kept: Notify::new(),
             cmdlines: Cmdlines::default(),
             refusals: Refusals::default(),
             closed: broadcast::Sender::new(256),

@@ -112,6 +112,7 @@ async fn serve(
     let broker = broker(&options, policy, settings, Arc::clone(&launcher))?;
     show_records(&options.state).context("records for the group upcall")?;
     broker.close_former();
+    broker.know_kept();
     let hooks = Arc::new(HookWatch::new(
         options.hooks.clone(),
         broker.settings().hooks.retake,
@@ -154,6 +155,7 @@ async fn serve(
     drop(sd_notify::notify(&[NotifyState::Ready]));
     let taking_in = tokio::spawn(Arc::clone(&broker).take_in_for_ever());
     tokio::spawn(Arc::clone(&broker).forget_for_ever());
+    tokio::spawn(Arc::clone(&broker).expire_for_ever());
     // Where upcalls come from anybody, a crash need not bring one.
     let noticing = (!options.any_peer).then(|| tokio::spawn(Arc::clone(&broker).notice_missed()));
 
@@ -214,7 +216,8 @@ fn prepare(options: &Options) -> anyhow::Result<File> {
     make(&options.run, 0o755)?;
     // The umask is ours; others have to get through to the control socket, whose own mode decides.
     std::fs::set_permissions(&options.run, PermissionsExt::from_mode(0o755))?;
-    make(&options.state, 0o750)?;
+    // Others get through to a core that they may read, and see no name.
+    make(&options.state, 0o751)?;
     let path = options.run.join("lock");
     let lock = File::create(&path).with_context(|| format!("{}", path.display()))?;
     if lock.try_lock().is_err() {
@@ -234,7 +237,7 @@ fn show_records(state: &Path) -> anyhow::Result<()> {
     // What is made in a directory with this bit (2000) belongs to the directory's group; records are made in `open`,
     // which nobody else gets into, and moved.
     for (path, mode) in [
-        (state.to_owned(), 0o750),
+        (state.to_owned(), 0o751),
         (state.join("records"), 0o2750),
         (state.join("open"), 0o2700),
     ] {

@@ -1,6 +1,7 @@
 //! `upcalld.toml`: what is not about single upcalls.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// All settings, with their defaults where nothing is written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +25,14 @@ pub struct Settings {
 pub struct StoreSettings {
     /// `keep_free`: nothing is kept when less than this many bytes would stay free.
     pub keep_free: u64,
+    /// `max_total`: bytes of all kept cores together.
+    pub max_total: u64,
+    /// `max_per_container`: bytes of one container's, or of one user's of the host.
+    pub max_per_container: u64,
+    /// `max_count`: how many one container, or one user of the host, may have.
+    pub max_count: u64,
+    /// `max_age`: how long one is kept.
+    pub max_age: Duration,
 }
 
 /// `[limits]`.
@@ -87,7 +96,13 @@ pub struct MetricSettings {
 
 impl Default for StoreSettings {
     fn default() -> Self {
-        Self { keep_free: 2 << 30 }
+        Self {
+            keep_free: 2 << 30,
+            max_total: 64 << 30,
+            max_per_container: 16 << 30,
+            max_count: 100,
+            max_age: Duration::from_hours(14 * 24),
+        }
     }
 }
 

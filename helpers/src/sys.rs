@@ -480,3 +480,14 @@ pub fn working_directory_is_reachable() -> Result<bool, Errno> {
     Errno::result(result)?;
     Ok(CStr::from_bytes_until_nul(&path).is_ok_and(|path| path.to_bytes().first() == Some(&b'/')))
 }
+
+/// Gives a file an extended attribute (fsetxattr(2)).
+///
+/// # Errors
+/// As fsetxattr(2): `EOPNOTSUPP` where the file system has none of the kind.
+pub fn set_attribute(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    let (at, length) = (value.as_ptr().cast(), value.len());
+    // SAFETY: fsetxattr reads a string that ends and as many bytes of the value as it is told.
+    let result = unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), at, length, 0) };
+    Errno::result(result).map(drop)
+}

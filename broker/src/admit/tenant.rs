@@ -1,6 +1,7 @@
 //! Whom limits are counted for.
 
 use upcall_config::facts::{Facts, Reason};
+use upcall_config::text::escape;
 
 /// Whose upcall it is: limits are counted apart for each.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -27,6 +28,15 @@ impl Tenant {
         owner
             .or(facts.process.uid)
             .map_or(Self::Unknown, Self::User)
+    }
+
+    /// The same as a record says it: `runc/web`, `user/1000`, `unknown`. No two tenants have the same words.
+    pub fn share(&self) -> String {
+        match self {
+            Self::Container(runtime, id) => format!("{runtime}/{}", escape(id)),
+            Self::User(uid) => format!("user/{uid}"),
+            Self::Unknown => "unknown".to_owned(),
+        }
     }
 }
 

@@ -231,6 +231,13 @@ fn stored_wrong(stored: u64, truncated: bool, errno: u32) -> Option<Explained> {
                  help: make room below the state directory, or lower store.keep_free"
             ),
         ),
+        (_, Errno::EDQUOT) => (
+            Reason::Quota,
+            format!(
+                "no more room within store.max_per_container and store.max_total, {stored} bytes kept; \
+                 help: upcallctl cores rm, or raise them"
+            ),
+        ),
         (_, error) => (
             Reason::Quota,
             format!(

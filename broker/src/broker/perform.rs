@@ -3,6 +3,7 @@
 //! Who reads the kernel's pipe holds the claim, and only then the shim is let go. A helper that could not be started
 //! has not claimed: then what `on_failure` says is done with the same pipe.
 
+mod copy;
 mod outcome;
 mod takers;
 
@@ -25,6 +26,7 @@ use crate::identify::core::CoreWords;
 use crate::intake::call::{Caller, CoreCall, KernelPipe};
 use crate::launch::{Launcher, Slot};
 use crate::resolve::Container;
+use crate::store::ledger::Tokens;
 use crate::store::record::{Action, Outcome};
 use crate::store::records::Open;
 pub(super) use outcome::{fail, within_core_limit};
@@ -96,6 +98,8 @@ pub(super) struct Work<'a> {
     pub(super) wrong: Option<Explained>,
     pub(super) released: Option<u64>,
     pub(super) launched: Option<u64>,
+    /// Room that was taken for a copy.
+    pub(super) tokens: Option<Tokens>,
     /// Whose start means that the claim is held.
     pub(super) claimant: Option<Slot>,
 }
@@ -132,6 +136,7 @@ impl Broker {
             wrong: None,
             released: None,
             launched: None,
+            tokens: None,
             claimant: None,
         };
         work.refused_run(&plan);
@@ -194,7 +199,7 @@ impl Work<'_> {
         };
         let limit = self.words.upcall().limit;
         let store = match plan.store().map(|s| (s, within_core_limit(s, limit))) {
-            Some((store, Ok(()))) => Some(store),
+            Some((store, Ok(()))) => self.room_for(store),
             Some((_, Err(refused))) => {
                 self.actions.push(*refused);
                 None

@@ -21,6 +21,7 @@ use super::draft::Draft;
 use super::perform::within_core_limit;
 use super::reason::name;
 use super::{Broker, facts};
+use crate::admit::Tenant;
 use crate::explain::facts_of_record;
 use crate::hooks::file::CoreHook;
 use crate::hooks::pattern::Pattern;
@@ -43,8 +44,10 @@ type Known = HashMap<String, u64>;
 
 /// What decides about a copy beside the rule.
 #[derive(Debug, Clone, Copy)]
-struct Missed {
+struct Missed<'a> {
     why: Why,
+    /// Whose share a copy takes.
+    share: &'a str,
     /// The process's own core limit.
     limit: Option<u64>,
     /// Whether whoever would have got it takes cores whatever their limit.
@@ -158,6 +161,7 @@ impl Broker {
                 let takes_all = !placed || matches!(self.previous(), Some(Pattern::Pipe(_)));
                 let missed = Missed {
                     why,
+                    share: &Tenant::of(&facts).share(),
                     limit,
                     takes_all,
                 };
@@ -228,9 +232,10 @@ impl Broker {
         plan: &Plan,
         Missed {
             why,
+            share,
             limit,
             takes_all,
-        }: Missed,
+        }: Missed<'_>,
     ) -> Result<(Vec<Action>, Outcome), GiveError> {
         let mut actions = Vec::new();
         let mut missed = |action: &str| {
@@ -266,7 +271,7 @@ impl Broker {
             };
             return Ok((actions, outcome));
         };
-        let action = self.stored(spool, entry, id, store)?;
+        let action = self.stored(spool, entry, (id, share), store)?;
         let outcome = match (action.outcome, nothing_ran) {
             (Outcome::Done, false) => Outcome::Done,
             (Outcome::Lost, _) => Outcome::Lost,
@@ -281,7 +286,7 @@ impl Broker {
         &self,
         spool: &Spool,
         entry: &Entry,
-        id: &str,
+        (id, share): (&str, &str),
         store: Store,
     ) -> Result<Action, GiveError> {
         let file = cores::name(id, Compress::None);
@@ -307,6 +312,9 @@ impl Broker {
         (action.size_bytes, action.stored_bytes) = (Some(kept), Some(kept));
         let whole = entry.ended.is_some_and(|ended| !ended.truncated);
         action.truncated = Some(kept < size || !whole);
+        action.share = Some(share.to_owned());
+        action.state = Some("kept".to_owned());
+        self.note_kept(id, share, &path, kept);
         action.outcome = Outcome::Done;
         if kept < size {
             action.outcome = Outcome::Partial;

@@ -25,6 +25,7 @@ use crate::linux::parse::CgroupLine;
 use crate::linux::seqpacket::{self, Connection};
 use crate::resolve::Container;
 use crate::store::cores;
+use crate::store::ledger::Tokens;
 use crate::store::record::Action;
 use programs::Programs;
 
@@ -89,6 +90,17 @@ pub enum Source<'a> {
         /// The kernel's pipe, to be held open.
         hold: BorrowedFd<'a>,
     },
+}
+
+/// A copy that is to be kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep<'a> {
+    /// How.
+    pub store: Store,
+    /// Room for it.
+    pub tokens: Option<&'a Tokens>,
+    /// The user of the host who may read it, beside root.
+    pub reader: Option<u32>,
 }
 
 /// Why a program was not even handed to the launcher.
@@ -307,7 +319,7 @@ impl Launcher {
     pub async fn store(
         &self,
         job: Job<'_>,
-        store: Option<Store>,
+        keep: Option<Keep<'_>>,
         (cores, keep_free): (&File, u64),
         kernel: &KernelPipe,
         feeds: Vec<OwnedFd>,
@@ -316,10 +328,16 @@ impl Launcher {
             "upcall-store".to_owned(),
             format!("id={}", job.id),
             format!("slot={}", Slot::Store as u8),
-            format!("max_size={}", store.map_or(SPOOL_MAX, Store::max_size)),
+            format!(
+                "max_size={}",
+                keep.map_or(SPOOL_MAX, |keep| keep.store.max_size())
+            ),
             format!("keep_free={keep_free}"),
         ];
-        if let Some(store) = store {
+        let tokens = keep.and_then(|keep| keep.tokens);
+        if let Some(Keep { store, reader, .. }) = keep {
+            words.extend(reader.map(|uid| format!("reader={uid}")));
+            words.extend(tokens.map(|_| "tokens=1".to_owned()));
             words.push(format!("name={}", cores::name(job.id, store.compress())));
             if let Compress::Zstd(level) = store.compress() {
                 words.push(format!("zstd={level}"));
@@ -339,6 +357,10 @@ impl Launcher {
             (FdRole::Number(3), cores.as_fd()),
             (FdRole::Number(5), job.record.as_fd()),
         ];
+        if let Some(tokens) = tokens {
+            fds.push((FdRole::Number(1), tokens.own.as_fd()));
+            fds.push((FdRole::Number(2), tokens.all.as_fd()));
+        }
         let feeds = FEEDS.zip(&feeds);
         fds.extend(feeds.map(|(number, feed)| (FdRole::Number(number), feed.as_fd())));
         self.send(job.id, Slot::Store, Task::Exec(exec), &fds).await

@@ -2,6 +2,7 @@
 
 pub mod cores;
 pub mod id;
+pub mod ledger;
 pub mod record;
 pub mod records;
 pub mod space;

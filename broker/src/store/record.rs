@@ -278,6 +278,10 @@ pub struct Action {
     pub compress: Option<String>,
     /// Whether there was more.
     pub truncated: Option<bool>,
+    /// `kept`, or why it is there no more: `evicted` for another one of the same share, `expired`.
+    pub state: Option<String>,
+    /// Whose share of the space for cores it takes: `runc/web`, `user/1000`.
+    pub share: Option<String>,
 }
 
 impl Action {
@@ -308,6 +312,8 @@ impl Action {
             stored_bytes: None,
             compress: None,
             truncated: None,
+            state: None,
+            share: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::table::{Item, Table, wrong_type};
 use super::{Report, action, program, value};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::keys;
+use crate::keys::{self, Keys};
 use crate::plan::{Cgroup, Place, Program, User};
 use crate::rule::RunRule;
 use crate::template::Template;
@@ -37,7 +37,9 @@ pub(super) fn run(
     }
     let argv = argv(report, &table, item, kind);
     let user = user(report, &table);
-    let timeout = table.item("timeout").map(|item| duration(report, &item));
+    let timeout = table
+        .item("timeout")
+        .map(|item| duration(report, &item, &keys::RULES));
     let cgroup = cgroup(report, &table, place);
     let memory = table
         .item("memory")
@@ -203,7 +205,8 @@ fn cgroup(report: &mut Report, table: &Table<'_>, place: Option<Place>) -> Optio
     Some(cgroup)
 }
 
-fn duration(report: &mut Report, item: &Item<'_>) -> Option<Duration> {
+/// A time, within what its key allows.
+pub(super) fn duration(report: &mut Report, item: &Item<'_>, keys: &Keys) -> Option<Duration> {
     let Some(text) = item.value.get_ref().as_str() else {
         wrong_type(report, item, item.value, "a time such as \"30s\"");
         return None;
@@ -216,8 +219,7 @@ fn duration(report: &mut Report, item: &Item<'_>) -> Option<Duration> {
             return None;
         }
     };
-    let Some(keys::Value::Duration(least, most)) =
-        keys::RULES.find(&item.name).map(|key| key.value)
+    let Some(keys::Value::Duration(least, most)) = keys.find(&item.name).map(|key| key.value)
     else {
         return Some(duration);
     };

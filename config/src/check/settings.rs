@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use toml::de::DeTable;
 
 use super::table::{Item, Table, Value};
-use super::{Report, action};
+use super::{Report, action, run};
 use crate::diagnostic::Code;
 use crate::keys::{self, SETTINGS};
 use crate::settings::Settings;
@@ -42,9 +42,15 @@ pub(crate) fn settings(report: &mut Report, document: &DeTable<'_>) -> Settings 
 
 fn set(report: &mut Report, settings: &mut Settings, path: &str, item: &Item<'_>) {
     match path {
-        "store.keep_free" => {
-            let size = action::size(report, item, &SETTINGS);
-            settings.store.keep_free = size.unwrap_or(settings.store.keep_free);
+        "store.keep_free" => size(report, item, &mut settings.store.keep_free),
+        "store.max_total" => size(report, item, &mut settings.store.max_total),
+        "store.max_per_container" => {
+            size(report, item, &mut settings.store.max_per_container);
+        }
+        "store.max_count" => count(report, item, &mut settings.store.max_count),
+        "store.max_age" => {
+            let age = run::duration(report, item, &SETTINGS);
+            settings.store.max_age = age.unwrap_or(settings.store.max_age);
         }
         "limits.concurrent" => count(report, item, &mut settings.limits.concurrent),
         "limits.per_container" => count(report, item, &mut settings.limits.per_container),
@@ -75,6 +81,10 @@ fn set(report: &mut Report, settings: &mut Settings, path: &str, item: &Item<'_>
         // Reported as unknown when the table was opened.
         _ => {}
     }
+}
+
+fn size(report: &mut Report, item: &Item<'_>, setting: &mut u64) {
+    *setting = action::size(report, item, &SETTINGS).unwrap_or(*setting);
 }
 
 fn count<T: TryFrom<u64>>(report: &mut Report, item: &Item<'_>, setting: &mut T) {

@@ -43,7 +43,12 @@ pub(super) fn size_text(bytes: u64) -> String {
 /// A time in the largest unit that keeps it whole.
 pub(super) fn duration_text(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
-    for (size, unit) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+    for (size, unit) in [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1000, "s"),
+    ] {
         if milliseconds != 0 && milliseconds.is_multiple_of(size) {
             return format!("{}{unit}", milliseconds / size);
         }
@@ -59,10 +64,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1000,
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
-        "" if !number.is_empty() => return Err(format!("write `{number}s`, or ms, m, h")),
+        "d" => 24 * 60 * 60 * 1000,
+        "" if !number.is_empty() => return Err(format!("write `{number}s`, or ms, m, h, d")),
         "sec" | "secs" | "second" | "seconds" => return Err(format!("write `{number}s`")),
         "min" | "mins" | "minute" | "minutes" => return Err(format!("write `{number}m`")),
-        _ => return Err("write a number and ms, s, m or h".to_owned()),
+        _ => return Err("write a number and ms, s, m, h or d".to_owned()),
     };
     let number: u64 = number.parse().map_err(|_| whole_number(number))?;
     number
@@ -166,8 +172,9 @@ mod tests {
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("5m"), Ok(Duration::from_mins(5)));
         assert_eq!(duration("1h"), Ok(Duration::from_hours(1)));
+        assert_eq!(duration("2d"), Ok(Duration::from_hours(48)));
         assert_eq!(duration("5min"), Err("write `5m`".into()));
-        assert_eq!(duration("30"), Err("write `30s`, or ms, m, h".into()));
+        assert_eq!(duration("30"), Err("write `30s`, or ms, m, h, d".into()));
         for bad in [
             "",
             "s",

@@ -89,6 +89,7 @@ mod ns_service;
 mod ns_spool;
 #[cfg(test)]
 mod ns_spool_hostile;
+mod ns_store;
 #[cfg(test)]
 mod ns_versions;
 #[cfg(test)]

@@ -7,10 +7,8 @@ use nix::fcntl::OFlag;
 use upcall_config::plan::{Place, Plan, Run, Store};
 
 use super::Work;
-use super::outcome::fail;
 use crate::broker::reason::{self, Explained};
 use crate::launch::{Job, Slot, Source};
-use crate::store::cores;
 use crate::store::record::Action;
 
 /// One that takes the core, through a keeper.
@@ -71,7 +69,8 @@ impl Work<'_> {
                 return false;
             }
             if feeds.len() < takers.len() {
-                store = plan.after_failed_run().store();
+                let instead = plan.after_failed_run().store();
+                store = instead.and_then(|store| self.room_for(store));
             }
         }
         let feeds = feeds.into_iter().map(|(_, feed)| feed).collect();
@@ -106,39 +105,6 @@ impl Work<'_> {
             }
         };
         launched.map_err(|error| reason::launch(&error, &self.place()))
-    }
-
-    /// Keeps a copy, if there is one to be kept, and feeds the takers.
-    async fn store(&mut self, store: Option<Store>, feeds: Vec<OwnedFd>) {
-        let Some(kernel) = &self.kernel else { return };
-        let place = (&self.broker.cores, self.broker.settings.store.keep_free);
-        let launcher = &self.broker.launcher;
-        let started = launcher
-            .store(self.job(), store, place, kernel, feeds)
-            .await;
-        let mut action = store.map(|_| Action::new("store"));
-        match started {
-            Ok(()) => {
-                if let (Some(action), Some(store)) = (&mut action, store) {
-                    let directory = self.broker.places.state.join("cores");
-                    let path = directory.join(cores::name(self.open.id(), store.compress()));
-                    action.compress = Some(cores::compressed(&path).to_owned());
-                    action.path = Some(path.display().to_string());
-                }
-                self.launched(Slot::Store, action);
-                self.claimant = Some(Slot::Store);
-            }
-            Err(error) => {
-                let wrong = reason::launch(&error, "the host");
-                if let Some(action) = &mut action {
-                    fail(action, &wrong);
-                }
-                self.actions.extend(action);
-                self.wrong(wrong);
-            }
-        }
-        // What went wrong is in the actions already.
-        drop(self.follow().await);
     }
 
     pub(super) fn job(&self) -> Job<'_> {

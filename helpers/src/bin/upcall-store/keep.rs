@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::linkat;
 
 use upcall_helpers::patience::left;
+use upcall_helpers::sys;
 
 use crate::copy::{CHUNK, Copy, Format};
 use crate::feed::{Core, Feeds};
@@ -29,6 +30,10 @@ pub(crate) struct Job {
     /// Bytes of the core.
     pub(crate) max_size: u64,
     pub(crate) keep_free: u64,
+    /// The user who may read the copy, beside root.
+    pub(crate) reader: Option<u32>,
+    /// Where room is taken from: the tenant's own, and everybody's.
+    pub(crate) tokens: Option<(OwnedFd, OwnedFd)>,
     pub(crate) patience: Duration,
 }
 
@@ -49,7 +54,7 @@ pub(crate) struct Kept {
 pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
     let mut feeds = Feeds::new(job.feeds);
     let mut memory = vec![0; CHUNK];
-    let made = Room::new(job.directory, job.keep_free).and_then(|room| {
+    let made = Room::new(job.directory, job.keep_free, job.tokens).and_then(|room| {
         let copy = Copy::new(create(&room)?, job.format)?;
         Ok((room, copy))
     });
@@ -99,6 +104,10 @@ pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
             (at, error != Some(Errno::ETIMEDOUT))
         }
     };
+    if let Some(reader) = job.reader {
+        // Who may not read it finds it root's alone; that is no reason not to keep it.
+        let _ = allow(copy.file(), reader);
+    }
     // Nothing came, as from a process that was killed before its first byte: then there is no core to keep.
     let name = job.name.as_deref().filter(|_| kept.size > 0);
     match link(copy.file(), room.directory(), name) {
@@ -120,6 +129,26 @@ fn create(room: &Room) -> Result<File, Errno> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let mode = Mode::from_bits_truncate(0o600);
     openat(room.directory(), ".", flags, mode).map(File::from)
+}
+
+/// Lets a user read the file (acl(5); the attribute's form is linux/posix_acl_xattr.h's).
+fn allow(file: &File, uid: u32) -> Result<(), Errno> {
+    const NOBODY: u32 = u32::MAX;
+    let (read, write) = (4_u16, 2_u16);
+    let entries = [
+        (0x01_u16, read | write, NOBODY), // the owner, root
+        (0x02, read, uid),                // this user
+        (0x04, 0, NOBODY),                // the group
+        (0x10, read, NOBODY),             // the most that users and groups may
+        (0x20, 0, NOBODY),                // others
+    ];
+    let mut value = 2_u32.to_le_bytes().to_vec();
+    for (tag, may, id) in entries {
+        value.extend(tag.to_le_bytes());
+        value.extend(may.to_le_bytes());
+        value.extend(id.to_le_bytes());
+    }
+    sys::set_attribute(file.as_fd(), c"system.posix_acl_access", &value)
 }
 
 /// Gives the file its name, if it is to have one.

@@ -1,7 +1,7 @@
 //! upcall-store: keeps a core on the host, and feeds those who take it as well from what it has kept.
 //!
 //! Started by the launcher, which has taken the claim, with these descriptors: 0 the kernel's pipe, 3 the directory
-//! for cores, 4 the socket to the daemon, 5 the open record (append), from 6 on a pipe to write for each taker. Its
+//! for cores, 1 and 2 the tenant's and everybody's tokens for room (eventfds) if there are any, 4 the socket to the daemon, 5 the open record (append), from 6 on a pipe to write for each taker. Its
 //! words are in `words.rs`.
 //!
 //! The kernel's pipe is emptied as fast as the disk takes it, whatever the takers do; each is fed from memory while it
@@ -60,6 +60,12 @@ fn start(arguments: &[OsString]) -> Result<(), Errno> {
         format: words.format,
         max_size: words.max_size,
         keep_free: words.keep_free,
+        reader: words.reader,
+        tokens: if words.tokens {
+            Some((sys::inherited(1)?, sys::inherited(2)?))
+        } else {
+            None
+        },
         patience: PATIENCE,
     };
     keep::run(job, &mut |kept| teller.tell(kept));

@@ -17,6 +17,10 @@ pub(crate) struct Words {
     pub(crate) format: Format,
     /// `max_size`: bytes of the core at most.
     pub(crate) max_size: u64,
+    /// `reader`: the user who may read the copy, beside root.
+    pub(crate) reader: Option<u32>,
+    /// `tokens`: whether room is to be taken from 1 and 2.
+    pub(crate) tokens: bool,
     /// `keep_free`: bytes that are to stay free on the file system.
     pub(crate) keep_free: u64,
 }
@@ -30,6 +34,8 @@ impl Words {
             name: None,
             format: Format::Plain,
             max_size: 0,
+            reader: None,
+            tokens: false,
             keep_free: 0,
         };
         let mut wanted = vec!["id", "slot", "max_size", "keep_free"];
@@ -40,6 +46,8 @@ impl Words {
                 "slot" => words.slot = value.parse().ok()?,
                 "name" => words.name = Some(value.to_owned()),
                 "zstd" => words.format = Format::Zstd(value.parse().ok()?),
+                "reader" => words.reader = Some(value.parse().ok()?),
+                "tokens" => words.tokens = value == "1",
                 "max_size" => words.max_size = value.parse().ok()?,
                 "keep_free" => words.keep_free = value.parse().ok()?,
                 _ => return None,

@@ -154,6 +154,7 @@ impl Word {
 
 fn on_disk(kept: &Action, there: Option<bool>) -> Word {
     match there {
+        _ if matches!(kept.state.as_deref(), Some("evicted" | "expired")) => Word::Evicted,
         Some(false) => Word::Removed,
         _ if kept.truncated == Some(true) => Word::Truncated,
         _ => Word::Kept,

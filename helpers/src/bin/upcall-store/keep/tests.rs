@@ -19,6 +19,8 @@ fn job(max_size: u64, feeds: Vec<OwnedFd>, directory: &std::path::Path) -> (File
         format: Format::Plain,
         max_size,
         keep_free: 0,
+        reader: None,
+        tokens: None,
         patience: PATIENCE,
     };
     (File::from(write), job)
