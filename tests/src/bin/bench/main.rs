@@ -15,6 +15,7 @@ mod records;
 mod resolve;
 mod shim;
 mod stats;
+mod store;
 mod storm;
 
 use std::process::ExitCode;
@@ -49,7 +50,7 @@ fn run() -> Result<()> {
             "--rounds" => rounds = value.parse()?,
             "--only" => only = Some(value),
             _ => anyhow::bail!(
-                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|storm|records|resolve|idle]"
+                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|storm|store|records|resolve|idle]"
             ),
         }
     }
@@ -66,6 +67,9 @@ fn run() -> Result<()> {
     }
     if wanted("storm") {
         storm::run(&programs, rounds)?;
+    }
+    if wanted("store") {
+        store::run(&programs, rounds.min(9))?;
     }
     if wanted("records") {
         records::run(&programs)?;
