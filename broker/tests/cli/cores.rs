@@ -236,3 +236,75 @@ fn a_core_that_is_none_or_not_here_is_said_in_info() {
         .1;
     insta::assert_snapshot!(said);
 }
+
+/// A directory with the program of the core that the kernel wrote.
+fn sysroot(bench: &Bench) -> String {
+    for directory in ["root", "root/srv", "root/srv/demo"] {
+        std::fs::create_dir(bench.path(directory)).unwrap();
+    }
+    let program = bench.path("root/srv/demo/crash");
+    std::fs::write(&program, include_bytes!("../core/crash")).unwrap();
+    // Who comes from elsewhere may read.
+    for directory in [
+        "",
+        "root",
+        "root/srv",
+        "root/srv/demo",
+        "root/srv/demo/crash",
+    ] {
+        let open = PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(bench.path(directory), open).unwrap();
+    }
+    bench.path("root").display().to_string()
+}
+
+#[test]
+fn gdb_opens_a_core_as_a_stranger_and_runs_nothing_of_the_tenants() {
+    let has = |program: &str| std::path::Path::new("/usr/bin").join(program).exists();
+    if !is_root("becoming a stranger needs root") || !has("gdb") || !has("setpriv") {
+        eprintln!("SKIPPED: needs gdb and setpriv");
+        return;
+    }
+    let bench = crashed();
+    let root = sysroot(&bench);
+    bench.write("root/.gdbinit", "echo PWNED\\n\nshell touch ran\n");
+    bench.write("root/srv/demo/crash-gdb.gdb", "echo PWNED\\n\n");
+    let mut record = given::shop();
+    record.process.exe = Some("/srv/demo/crash".into());
+    let time: jiff::Timestamp = record.time.parse().unwrap();
+    let micros = time.as_microsecond().try_into().unwrap();
+    let records = upcalld::store::records::Records::at(&bench.path("s"));
+    records.write(&record, micros).unwrap();
+    let mut words = vec!["cores", "debug", "k3m", "--sysroot", &root, "--"];
+    words.extend(["-batch", "-ex", "backtrace", "-ex", "info sharedlibrary"]);
+    words.extend([
+        "-ex",
+        "shell grep -E 'Uid|CapEff|NoNewPrivs' /proc/self/status",
+    ]);
+    let said = bench.run(&words);
+    assert_eq!(said.status, 0, "{said:?}");
+    for function in ["nothing ()", "cart_total ()", "checkout ()", "_start ()"] {
+        assert!(said.out.contains(function), "{said:?}");
+    }
+    assert!(said.out.contains("CapEff:\t0000000000000000"), "{said:?}");
+    assert!(said.out.contains("NoNewPrivs:\t1"), "{said:?}");
+    assert!(said.out.contains("Uid:\t6"), "{said:?}");
+    assert!(
+        !said.all().contains("PWNED\n") && !bench.path("root/ran").exists(),
+        "{said:?}"
+    );
+    assert!(said.err.contains("set auto-load off") && said.err.contains("files from  /T/root"));
+    let place = said
+        .err
+        .split("--core=")
+        .nth(1)
+        .unwrap()
+        .split('/')
+        .nth(3)
+        .unwrap();
+    let place = std::path::Path::new("/var/tmp").join(place);
+    assert!(
+        place.to_str().unwrap().contains("upcallctl-") && !place.exists(),
+        "{place:?}"
+    );
+}

@@ -8,12 +8,14 @@ use crate::context::Context;
 use crate::failure::Failure;
 
 pub(crate) mod args;
+mod debug;
 mod dump;
 mod info;
 mod list;
 mod look;
 mod progress;
 mod rm;
+mod root;
 mod state;
 mod stored;
 pub(crate) mod worker;
@@ -29,6 +31,7 @@ pub(crate) fn run(context: &Context, asked: &CoresArgs) -> Result<(), Failure> {
         Some(CoresCommand::List(asked)) => list::run(context, asked),
         Some(CoresCommand::Info(asked)) => info::run(context, asked),
         Some(CoresCommand::Dump(asked)) => dump::run(context, asked),
+        Some(CoresCommand::Debug(asked)) => debug::run(context, asked),
         Some(CoresCommand::Rm(asked)) => rm::run(context, asked),
     }
 }

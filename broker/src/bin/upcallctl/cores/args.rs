@@ -1,5 +1,6 @@
 //! The command lines of `cores`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -25,6 +26,7 @@ impl CoresArgs {
             None | Some(CoresCommand::List(_)) => "cores list",
             Some(CoresCommand::Info(_)) => "cores info",
             Some(CoresCommand::Dump(_)) => "cores dump",
+            Some(CoresCommand::Debug(_)) => "cores debug",
             Some(CoresCommand::Rm(_)) => "cores rm",
         }
     }
@@ -44,6 +46,11 @@ pub(crate) enum CoresCommand {
     ///
     /// Only root can: a core is the memory of a process. Never written to a terminal.
     Dump(DumpArgs),
+    /// Open gdb on a core, with the files of its container if that still runs
+    ///
+    /// Core and files are the tenant's, so root's gdb runs as a user of nobody's, without network and capabilities; it
+    /// runs no script that they name. What is run is printed.
+    Debug(DebugArgs),
     /// Remove cores; their records stay and say so
     ///
     /// What is removed is named by ids, filters, age, or `--all`; all that are given must hold. Asked for on a
@@ -75,6 +82,9 @@ pub(crate) struct InfoArgs {
     /// Every file that was mapped
     #[arg(long)]
     pub(crate) all: bool,
+    /// Files from there, instead of from the container
+    #[arg(long, value_name = "DIR")]
+    pub(crate) sysroot: Option<PathBuf>,
 }
 
 /// `look-at-core`: what a worker does.
@@ -99,6 +109,22 @@ pub(crate) struct DumpArgs {
     /// A new file; readable by its owner alone, and holes where the core has nothing
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+/// `cores debug`.
+#[derive(Debug, Args)]
+pub(crate) struct DebugArgs {
+    /// The record's id, or the start of it
+    pub(crate) id: String,
+    /// Files from there, instead of from the container
+    #[arg(long, value_name = "DIR")]
+    pub(crate) sysroot: Option<PathBuf>,
+    /// Run gdb as yourself
+    #[arg(long)]
+    pub(crate) trust: bool,
+    /// Further words for gdb, behind `--`: `-batch -ex backtrace`
+    #[arg(last = true)]
+    pub(crate) gdb: Vec<OsString>,
 }
 
 /// `cores rm`.

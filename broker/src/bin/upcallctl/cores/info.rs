@@ -8,6 +8,7 @@ use upcalld::store::record::Record;
 use super::args::InfoArgs;
 use super::list::Found;
 use super::look::look;
+use super::root;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format;
@@ -36,8 +37,10 @@ struct Document<'a> {
 /// Runs the command.
 pub(crate) fn run(context: &Context, asked: &InfoArgs) -> Result<(), Failure> {
     let found = Found::of(context, super::record(context, &asked.id)?);
+    let files = root::of(context, &found.record, asked.sysroot.as_deref());
     let crash = match super::open(context, &found.record) {
-        Ok(stored) => look(&stored, None).map_err(|error| format!("cannot be read: {error}")),
+        Ok(stored) => look(&stored, files.as_ref().ok().map(|root| &root.directory))
+            .map_err(|error| format!("cannot be read: {error}")),
         Err(Failure::NotFound { what, .. }) => Err(what),
         Err(Failure::NotPermitted { .. }) => Err("the core is root's alone".to_owned()),
         Err(failure) => return Err(failure),
