@@ -125,3 +125,8 @@ fn cargo(target: &Path) -> Command {
         .env("CARGO_TARGET_DIR", target);
     cargo
 }
+
+/// Where tools/unpack has put the files of a Debian package that is not installed.
+pub fn unpacked(package: &str) -> PathBuf {
+    target().join("unpacked").join(package)
+}

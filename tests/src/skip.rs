@@ -26,6 +26,8 @@ pub enum Need {
     Grpc,
     /// unshare(2) for everybody, and the unshare and setpriv programs.
     Unprivileged,
+    /// systemd's coredumpctl: installed, or unpacked by `make check`.
+    Coredumpctl,
     /// gdb.
     Gdb,
     /// A gcc that makes 32-bit programs.
@@ -72,6 +74,13 @@ impl Need {
                 "user namespaces for everybody, unshare and setpriv",
             ),
             Self::Gdb => (has("gdb"), "gdb"),
+            Self::Coredumpctl => (
+                has("coredumpctl")
+                    || crate::programs::unpacked("systemd-coredump")
+                        .join("usr/bin/coredumpctl")
+                        .exists(),
+                "coredumpctl (tools/unpack TARGET/unpacked systemd-coredump)",
+            ),
             Self::Gcc32 => (
                 crate::programs::makes_32_bit(),
                 "gcc -m32 and a kernel that runs its programs",

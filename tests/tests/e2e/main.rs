@@ -60,6 +60,8 @@ mod ns_bad_days;
 #[cfg(test)]
 mod ns_containers;
 #[cfg(test)]
+mod ns_coredumpctl;
+#[cfg(test)]
 mod ns_daemon;
 #[cfg(test)]
 mod ns_helpers;

@@ -140,7 +140,7 @@ impl Scene {
 
     /// Whether a crash is in the journal by the names that the manual has.
     fn is_in_the_journal(&self) -> Result<()> {
-        let fields = "journalctl -o json MESSAGE_ID=98ff3fc4a4df4d26b239482c5aef351a UPCALL_KIND=core UPCALL_OUTCOME=done";
+        let fields = "journalctl -o json MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1 UPCALL_KIND=core UPCALL_OUTCOME=done";
         let logged = until(PATIENCE, "a line of the journal", || {
             let line = self.sh(fields).ok()?;
             serde_json::from_str::<Value>(line.lines().next()?).ok()
