@@ -22,7 +22,7 @@ endif
 
 # What the kernel or the launcher starts, and what the tests start inside containers: static, so that nothing is
 # loaded from where they run. One cargo call each: flags for a whole workspace would reach its proc macros too.
-HELPERS  := upcall-shim upcall-enter upcall-store
+HELPERS  := upcall-shim upcall-enter upcall-store upcall-place
 PROGRAMS := $(TARGET)/helper
 STATIC   := -Ctarget-feature=+crt-static
 

@@ -10,6 +10,7 @@ mod kept;
 mod log;
 mod missed;
 mod perform;
+mod post;
 mod reason;
 mod refusals;
 mod spooled;
@@ -49,6 +50,7 @@ pub(crate) use clock::monotonic;
 use cmdline::Cmdlines;
 use draft::Draft;
 use missed::Missed;
+use post::Posts;
 use refusals::Refusals;
 
 /// Late upcalls that are remembered until their cores are taken in.
@@ -112,6 +114,7 @@ pub struct Broker {
     /// Something was left to a shim.
     spooled: Notify,
     missed: Missed,
+    posts: Posts,
 }
 
 /// An upcall that is understood and not yet acted on.
@@ -159,6 +162,7 @@ impl Broker {
             late: Mutex::default(),
             spooled: Notify::new(),
             missed: Missed::default(),
+            posts: Posts::default(),
             node: node.trim().to_owned(),
             policy: RwLock::new(policy),
             places,
@@ -213,13 +217,15 @@ impl Broker {
             Some(reading) => reading.words().await,
             None => None,
         });
+        let post = draft.take_post();
         let (record, micros) = draft.finish();
         self.stop_at("performed");
         let result = self.records.close(open, &record, micros);
         self.stop_at("closed");
-        self.told(record, result);
+        let record = self.told(record, result);
         leftover.gone(&self.launcher).await;
         drop(ticket);
+        self.post(post, record);
     }
 
     /// Stops this process here, if a test asked for this step.
@@ -406,9 +412,16 @@ impl Broker {
         if let Some(key) = together {
             return self.refusals.add(key, draft, self);
         }
+        self.written(draft);
+    }
+
+    /// Writes a record of which nothing was open.
+    fn written(self: &Arc<Self>, mut draft: Draft) {
+        let post = draft.take_post();
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
-        self.told(record, result);
+        let record = self.told(record, result);
+        self.post(post, record);
     }
 
     /// Everything is busy. The shim keeps its core, so that is no refusal; the kernel's own question is one.
@@ -434,14 +447,16 @@ impl Broker {
     }
 
     /// Logs a closed record, and tells those who watch.
-    fn told(&self, record: Record, result: Result<(), RecordError>) {
+    fn told(&self, record: Record, result: Result<(), RecordError>) -> Arc<Record> {
         if let Err(error) = result {
             self.metrics.unwritten();
             warn!("{error}");
         }
         self.metrics.closed(&record);
         log::over(&record);
-        drop(self.closed.send(Arc::new(record)));
+        let record = Arc::new(record);
+        drop(self.closed.send(Arc::clone(&record)));
+        record
     }
 
     /// Closes the records that a former daemon left open.

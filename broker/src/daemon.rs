@@ -31,7 +31,7 @@ use crate::broker::{Broker, Places};
 use crate::control::{self, Control};
 use crate::hooks::pattern;
 use crate::hooks::watch::HookWatch;
-use crate::launch::{Launcher, Process};
+use crate::launch::{Launcher, OwnPrograms, Process};
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::SealedProgram;
 use crate::metrics;
@@ -56,7 +56,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let kernel = pattern::kernel_socket(&options.run, &options.hooks);
     let sockets = activation::given(&options.run.join("upcall.sock"), &kernel)?;
     let image = seal(&options.libexec, "upcall-enter")?;
-    let store = seal(&options.libexec, "upcall-store")?;
+    let own = OwnPrograms {
+        store: seal(&options.libexec, "upcall-store")?,
+        place: seal(&options.libexec, "upcall-place")?,
+    };
     let process = Process::start(&image).context("the launcher cannot be started")?;
     drop(image);
     // The last thing that takes more than what is kept.
@@ -64,7 +67,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let launcher = Started {
         process,
         cgroups,
-        store,
+        own,
     };
     armour::put_on()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -89,7 +92,7 @@ fn seal(libexec: &Path, name: &str) -> anyhow::Result<SealedProgram> {
 struct Started {
     process: Process,
     cgroups: Cgroups,
-    store: SealedProgram,
+    own: OwnPrograms,
 }
 
 async fn serve(
@@ -104,9 +107,9 @@ async fn serve(
     let Started {
         process,
         cgroups,
-        store,
+        own,
     } = launcher;
-    let launcher = Launcher::attach(process, cgroups, store).context("the launcher")?;
+    let launcher = Launcher::attach(process, cgroups, own).context("the launcher")?;
     let launcher = Arc::new(launcher);
     let mut gone = tokio::spawn(Arc::clone(&launcher).serve());
     let broker = broker(&options, policy, settings, Arc::clone(&launcher))?;

@@ -64,6 +64,7 @@ struct Counts {
     reasons: Series<2>,
     unidentified: Series<1>,
     steps: BTreeMap<(String, &'static str), Histogram>,
+    posts: Series<1>,
     unwritten: u64,
 }
 
@@ -162,6 +163,12 @@ impl Metrics {
         counts.unwritten += 1;
     }
 
+    /// Counts a program of `post`: `done`, `failed`, or `dropped` because too many waited.
+    pub fn posted(&self, outcome: &str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.posts.add([outcome], 1);
+    }
+
     /// All families.
     pub fn families(&self, now: &Standing) -> Vec<Family> {
         let mut all = self.counted();
@@ -199,6 +206,12 @@ impl Metrics {
                 "counter",
                 "Records that could not be written.",
                 vec![sample("", &[], float(counts.unwritten))],
+            ),
+            family(
+                "posts_total",
+                "counter",
+                "Programs of post, by what became of them.",
+                counts.posts.samples(["outcome"]),
             ),
             family(
                 "step_seconds",

@@ -6,6 +6,7 @@
 mod action;
 mod container;
 mod matching;
+mod placed;
 mod program;
 mod rule;
 mod run;

@@ -3,14 +3,18 @@
 //! The only constructor of a [`Plan`] is here. What it does not do: look at the clock, count, read a file. So the
 //! daemon, `upcallctl explain` and a test that call it with the same facts get the same answer.
 
+mod refuse;
+
 use std::sync::Arc;
 
-use crate::facts::{Confinement, ContainerFacts, Facts, Reason, UserNamespace};
+use crate::facts::{ContainerFacts, Facts};
 use crate::matcher::{self, Truth, View};
-use crate::plan::{OnFailure, Place, Plan, Refusal, Run, User};
-use crate::rule::{Action, Actions, Policy, Rule, RunRule};
-use crate::template::Placeholder;
+use crate::placed::{self, Delivery};
+use crate::plan::{OnFailure, Place, Plan, Program, Run, User};
+use crate::rule::{Action, Actions, DeliverRule, FileRule, Policy, Rule, RunRule};
+use crate::template::{Placeholder, Template};
 use crate::upcall::Upcall;
+use refuse::Why;
 
 /// What the policy says about one upcall, and why.
 #[derive(Debug, Clone)]
@@ -18,6 +22,8 @@ use crate::upcall::Upcall;
 pub struct Decision {
     /// What is to be done.
     pub verdict: Verdict,
+    /// What runs on the host when all of that is done, whatever came of it.
+    pub post: Option<Run>,
     /// Position of the rule that matched; `None`: none did, and the kind's default holds.
     pub rule: Option<usize>,
     /// The rules that were looked at.
@@ -27,6 +33,10 @@ pub struct Decision {
 /// Refuse, or do what the plan says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is nearly always the large one"
+)]
 pub enum Verdict {
     /// Nothing is done; the kernel is told so.
     Deny(Denial),
@@ -91,26 +101,45 @@ pub fn decide(policy: &Policy, upcall: &Upcall, facts: &Facts, record_id: &str) 
             };
             return Decision {
                 verdict: context.verdict(),
+                post: context.post(),
                 rule: Some(position),
                 trace: Trace { steps },
             };
         }
     }
     Decision {
-        verdict: Verdict::Do(pass(None)),
+        verdict: Verdict::Do(pass(None, facts)),
+        post: None,
         rule: None,
         trace: Trace { steps },
     }
 }
 
-fn pass(rule: Option<&Rule>) -> Plan {
+fn pass(context: Option<&Context<'_>>, facts: &Facts) -> Plan {
+    // Without a rule nobody has said whose containers are believed; those of root are.
+    let container = match context {
+        Some(context) => context.container,
+        None => facts.container.as_ref().filter(|known| known.owner == 0),
+    };
     Plan {
         run: None,
-        run_refused: None,
+        deliver: None,
+        file: None,
+        refused: Vec::new(),
         store: None,
         pass: true,
+        own_place: own_place(facts, container),
         on_failure: OnFailure::Store,
-        limit: rule.and_then(|rule| rule.limit),
+        limit: context.and_then(|context| context.rule.limit),
+    }
+}
+
+/// Where a program may act as the process that crashed; nowhere if something about that is not certain.
+fn own_place(facts: &Facts, container: Option<&ContainerFacts>) -> Option<Place> {
+    match (facts.host_only, container) {
+        (Some(_), _) => None,
+        (None, Some(_)) => Some(Place::Container),
+        (None, None) => Some(Place::Host),
     }
 }
 
@@ -129,138 +158,126 @@ impl Context<'_> {
             Action::Deny { reason } => Verdict::Deny(Denial {
                 reason: Arc::clone(reason),
             }),
-            Action::Pass => Verdict::Do(pass(Some(self.rule))),
+            Action::Pass => Verdict::Do(pass(Some(self), self.facts)),
             Action::Do(actions) => Verdict::Do(self.plan(actions)),
         }
     }
 
     fn plan(&self, actions: &Actions) -> Plan {
-        let mut plan = Plan {
-            run: None,
-            run_refused: None,
+        let mut refused = Vec::new();
+        let run = self.allowed(actions.run.as_ref(), &mut refused, Self::run_refused);
+        let deliver = self.allowed(
+            actions.deliver.as_ref(),
+            &mut refused,
+            Self::deliver_refused,
+        );
+        let file = self.allowed(actions.file.as_ref(), &mut refused, Self::file_refused);
+        let plan = Plan {
+            run: run.map(|run| self.run(run)),
+            deliver: deliver.map(|deliver| self.deliver(deliver)),
+            file: file.map(|file| self.file(file)),
+            refused: Vec::new(),
             store: actions.store,
             pass: false,
+            own_place: own_place(self.facts, self.container),
             on_failure: actions.on_failure,
             limit: self.rule.limit,
         };
-        let Some(run) = &actions.run else {
-            return plan;
+        // That its own process wanted no core is no reason to keep one elsewhere.
+        let failed = refused.iter().any(|(_, why)| !why.unwanted);
+        let takes = plan.run.is_some() || plan.deliver.is_some() || plan.file.is_some();
+        let mut plan = if failed && !takes {
+            plan.after_failure()
+        } else {
+            plan
         };
-        match self.refusal(run) {
-            None => plan.run = Some(self.run(run)),
-            Some((reason, why)) => {
-                plan = plan.after_failed_run();
-                let instead = match (plan.store, plan.pass) {
-                    (_, true) => "passed to what stood before us",
-                    (Some(_), false) => "kept on the host",
-                    (None, false) => "dropped",
-                };
-                let Why { what, help } = why;
-                let help = help.map_or_else(String::new, |help| format!("; help: {help}"));
-                plan.run_refused = Some(Refusal {
-                    reason,
-                    message: format!("{what}; {instead}{help}"),
-                });
-            }
-        }
+        let instead = match (plan.store, plan.pass) {
+            _ if takes || !failed => "",
+            (_, true) => "; passed to what stood before us",
+            (Some(_), false) => "; kept on the host",
+            (None, false) => "; dropped",
+        };
+        let refused = refused.into_iter();
+        plan.refused = refused
+            .map(|(action, why)| why.refusal(action, instead))
+            .collect();
         plan
     }
 
-    /// Why this rule's helper may not run for this upcall. Running on the host needs no container and is never refused.
-    fn refusal(&self, run: &RunRule) -> Option<(Reason, Why)> {
-        if run.place == Place::Host {
-            return None;
-        }
-        if let Some(reason) = self.facts.host_only {
-            return Some((reason, host_only(reason)));
-        }
-        let Some(container) = self.container else {
-            return Some((Reason::Unregistered, self.unregistered()));
-        };
-        let title = container.title();
-        if container.confinement > Confinement::UserNamespace && !run.without_user_namespace {
-            let its_own = self.facts.process.user_namespace == Some(UserNamespace::Container);
-            let why = if its_own {
-                format!("the user namespace of {title} has the host's root in it")
-            } else {
-                format!("{title} shares the host's user namespace")
-            };
-            return Some((
-                Reason::UntrustedContainer,
-                Why::new(
-                    why,
-                    format!(
-                        "write `without_user_namespace = true` in `run` at {}",
-                        self.rule.source
-                    ),
-                ),
-            ));
-        }
-        if container.confinement == Confinement::Privileged && !run.trusted_container {
-            return Some((
-                Reason::UntrustedContainer,
-                Why::new(
-                    format!("the init of {title} could take over the host"),
-                    format!(
-                        "write `trusted_container = true` in `run` at {}",
-                        self.rule.source
-                    ),
-                ),
-            ));
-        }
-        let process = &self.facts.process;
-        match run.user {
-            User::Root if !container.root_is_mapped => Some((
-                Reason::UidNotMapped,
-                Why::new(
-                    format!("user = \"root\", and uid 0 or gid 0 is not mapped in {title}"),
-                    "leave `user` out, its init's ids are mapped".to_owned(),
-                ),
-            )),
-            User::Origin if process.uid_inside.is_none() || process.gid_inside.is_none() => Some((
-                Reason::UidNotMapped,
-                Why::new(
-                    format!("user = \"origin\", and the process's ids are not mapped in {title}"),
-                    "leave `user` out, its init's ids are mapped".to_owned(),
-                ),
-            )),
-            User::Init | User::Root | User::Origin => None,
-        }
-    }
-
-    fn unregistered(&self) -> Why {
-        match &self.facts.container {
-            Some(rootless) => Why::new(
-                format!(
-                    "{} is proven by nothing but files of uid {}",
-                    rootless.title(),
-                    rootless.owner
-                ),
-                format!("name `match.container.owner` at {}", self.rule.source),
-            ),
-            None => Why {
-                what: "the process lives in no registered container".to_owned(),
-                help: None,
-            },
-        }
+    /// The action, unless it is refused, which is noted.
+    fn allowed<'r, T>(
+        &self,
+        rule: Option<&'r T>,
+        refused: &mut Vec<(&'static str, Why)>,
+        check: impl FnOnce(&Self, &T) -> Option<(&'static str, Why)>,
+    ) -> Option<&'r T> {
+        let refusal = check(self, rule?);
+        let allowed = refusal.is_none();
+        refused.extend(refusal);
+        rule.filter(|_| allowed)
     }
 
     fn run(&self, run: &RunRule) -> Run {
-        let inside = run.place == Place::Container;
         Run {
             place: run.place,
             program: run.program,
-            argv: run
-                .argv
-                .iter()
-                .map(|word| word.fill(|placeholder, out| self.fill(placeholder, inside, out)))
-                .collect(),
+            argv: self.fill_all(&run.argv, run.place == Place::Container),
             user: run.user,
             timeout: run.timeout,
             cgroup: run.cgroup,
             memory: run.memory,
             address_space: run.address_space,
         }
+    }
+
+    fn deliver(&self, deliver: &DeliverRule) -> Run {
+        let Upcall::Core(core) = self.upcall;
+        let delivery = Delivery {
+            protocol: deliver.protocol,
+            socket: &deliver.socket,
+            timeout: deliver.timeout,
+            core,
+            process: &self.facts.process,
+            inside: true,
+            id: self.record_id,
+        };
+        Run {
+            timeout: deliver.timeout,
+            ..Run::placing(Place::Container, User::Init, delivery.argv())
+        }
+    }
+
+    fn file(&self, file: &FileRule) -> Run {
+        let Upcall::Core(core) = self.upcall;
+        // Where there is none, the file was refused.
+        let place = own_place(self.facts, self.container).unwrap_or(Place::Host);
+        let limit = core.limit.filter(|_| !file.ignore_limit);
+        let argv = placed::file_argv(self.file_path(file), limit);
+        Run::placing(place, User::OriginItself, argv)
+    }
+
+    fn file_path(&self, file: &FileRule) -> Vec<u8> {
+        let inside = self.container.is_some();
+        file.path.fill(|placeholder, out| {
+            let mut text = Vec::new();
+            self.fill(placeholder, inside, &mut text);
+            placed::name_part(&mut text, out);
+        })
+    }
+
+    /// What runs when all is done: on the host, where the numbers are the host's.
+    fn post(&self) -> Option<Run> {
+        let argv = self.fill_all(self.rule.post.as_ref()?, false);
+        Some(Run {
+            program: Program::Path,
+            ..Run::placing(Place::Host, User::Init, argv)
+        })
+    }
+
+    fn fill_all(&self, words: &[Template], inside: bool) -> Vec<Vec<u8>> {
+        let fill =
+            |word: &Template| word.fill(|placeholder, out| self.fill(placeholder, inside, out));
+        words.iter().map(fill).collect()
     }
 
     fn fill(&self, placeholder: Placeholder, inside: bool, out: &mut Vec<u8>) {
@@ -300,26 +317,4 @@ fn push_number(out: &mut Vec<u8>, number: Option<impl ToString>) {
 
 fn push_text(out: &mut Vec<u8>, text: Option<&[u8]>) {
     out.extend_from_slice(text.unwrap_or(UNKNOWN));
-}
-
-/// What is wrong, and the edit that helps.
-struct Why {
-    what: String,
-    help: Option<String>,
-}
-
-impl Why {
-    fn new(what: String, help: String) -> Self {
-        Self {
-            what,
-            help: Some(help),
-        }
-    }
-}
-
-fn host_only(reason: Reason) -> Why {
-    Why {
-        what: format!("nothing may run inside: {}", reason.meaning()),
-        help: None,
-    }
 }

@@ -17,6 +17,7 @@ pub mod field;
 pub mod file;
 pub mod keys;
 pub mod matcher;
+pub mod placed;
 pub mod plan;
 pub mod rule;
 pub mod settings;

@@ -5,16 +5,22 @@
 
 use std::time::Duration;
 
-use crate::facts::Reason;
+use crate::facts::{ProcessFacts, Reason};
+use crate::placed::{self, Delivery, Protocol};
+use crate::upcall::CoreUpcall;
 
 /// Everything that is to be done about one upcall.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Plan {
     pub(crate) run: Option<Run>,
-    pub(crate) run_refused: Option<Refusal>,
+    pub(crate) deliver: Option<Run>,
+    pub(crate) file: Option<Run>,
+    pub(crate) refused: Vec<Refusal>,
     pub(crate) store: Option<Store>,
     pub(crate) pass: bool,
+    /// Where a program may act as the process that crashed; `None`: nowhere.
+    pub(crate) own_place: Option<Place>,
     pub(crate) on_failure: OnFailure,
     pub(crate) limit: Option<Limit>,
 }
@@ -48,6 +54,8 @@ pub enum Program {
     Path,
     /// `host_program`: a static ELF of the host, executed by descriptor.
     HostElf,
+    /// Our own upcall-place, by descriptor: what `deliver` and `file` are done by ([`crate::placed`]).
+    Place,
 }
 
 /// `run.user`: as whom a helper runs inside a container.
@@ -59,6 +67,9 @@ pub enum User {
     Root,
     /// The ids of the process that caused the upcall.
     Origin,
+    /// That process as a file system sees it: its file-system ids, its groups, its root and its working directory; no
+    /// capability, whatever it had. Not only in a container.
+    OriginItself,
 }
 
 /// `run.cgroup`: whose cgroup pays for the helper.
@@ -87,7 +98,7 @@ pub enum Compress {
     Zstd(u8),
 }
 
-/// What happens when `run` cannot be done or fails before the helper got anything.
+/// What happens when none of `run`, `deliver` and `file` can be done, or all fail before they got anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
     /// Keep the core on the host.
@@ -116,9 +127,11 @@ pub struct Rate {
     pub per: Duration,
 }
 
-/// Why a rule's `run` may not be done, although the rule matched.
+/// Why one action of a rule may not be done, although the rule matched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    /// The action's word: `run`, `deliver` or `file`.
+    pub action: &'static str,
     /// The record's reason word.
     pub reason: Reason,
     /// One line for people: what is missing and what to write to allow it.
@@ -131,9 +144,20 @@ impl Plan {
         self.run.as_ref()
     }
 
-    /// Why the rule's helper may not run; then [`Plan::run`] is `None` and what `on_failure` says is in the plan.
-    pub fn run_refused(&self) -> Option<&Refusal> {
-        self.run_refused.as_ref()
+    /// What hands the core to a socket in the container.
+    pub fn deliver(&self) -> Option<&Run> {
+        self.deliver.as_ref()
+    }
+
+    /// What writes the core to a file as the process that crashed.
+    pub fn file(&self) -> Option<&Run> {
+        self.file.as_ref()
+    }
+
+    /// The rule's actions that may not be done; they are not in the plan, and if none is left that would have taken the
+    /// core, what `on_failure` says is.
+    pub fn refused(&self) -> &[Refusal] {
+        &self.refused
     }
 
     /// The copy to keep on the host.
@@ -156,13 +180,15 @@ impl Plan {
         self.limit
     }
 
-    /// The plan that takes over when [`Plan::run`] failed before its helper got a byte: what `on_failure` says,
-    /// unless a copy is kept anyway.
-    pub fn after_failed_run(&self) -> Self {
+    /// The plan that takes over when `run`, `deliver` and `file` all failed before they got a byte: what `on_failure`
+    /// says, unless a copy is kept anyway.
+    pub fn after_failure(&self) -> Self {
         let stored = self.store.is_some();
         Self {
             run: None,
-            run_refused: None,
+            deliver: None,
+            file: None,
+            refused: Vec::new(),
             store: if stored || self.on_failure != OnFailure::Store {
                 self.store
             } else {
@@ -171,6 +197,7 @@ impl Plan {
             // `pass` stands alone: what a copy is kept of is not given away as well.
             pass: self.on_failure == OnFailure::Pass && !stored,
             on_failure: OnFailure::Drop,
+            own_place: self.own_place,
             limit: self.limit,
         }
     }
@@ -189,12 +216,54 @@ impl Plan {
 }
 
 impl Plan {
-    /// The plan for a core that came when nothing could be started: `run` and `pass` are missed, and what `on_failure`
+    /// The plan for an upcall whose `pass` goes to a file by a name, within the process's own core limit. `None` where it
+    /// is not certain whose file that would be, or where it can have no such name.
+    pub fn pass_as_file(&self, path: Vec<u8>, limit: Option<u64>) -> Option<Self> {
+        let place = self.own_place.filter(|_| placed::is_path(&path))?;
+        let plan = Self {
+            pass: false,
+            ..self.clone()
+        };
+        if let Some(refused) = placed::unwanted(limit) {
+            return Some(Self {
+                refused: vec![refused],
+                ..plan
+            });
+        }
+        let argv = placed::file_argv(path, limit);
+        Some(Self {
+            file: Some(Run::placing(place, User::OriginItself, argv)),
+            ..plan
+        })
+    }
+
+    /// The plan for an upcall whose `pass` goes to systemd-coredump's socket on the host.
+    pub fn pass_as_delivery(&self, core: &CoreUpcall, process: &ProcessFacts, id: &str) -> Self {
+        let protocol = Protocol::Systemd;
+        let delivery = Delivery {
+            protocol,
+            socket: protocol.socket(),
+            timeout: Run::DEFAULT_TIMEOUT,
+            core,
+            process,
+            inside: false,
+            id,
+        };
+        Self {
+            pass: false,
+            deliver: Some(Run::placing(Place::Host, User::Init, delivery.argv())),
+            ..self.clone()
+        }
+    }
+
+    /// The plan for a core that came when nothing could be started: all but `store` is missed, and what `on_failure`
     /// says is done. `takes_all`: what stood before us is a program, which the kernel gives every core whatever its limit.
     pub fn after_missed(&self, takes_all: bool) -> Self {
-        let plan = match self.run {
-            Some(_) => self.after_failed_run(),
-            None => self.clone(),
+        let missed = self.run.is_some() || self.deliver.is_some() || self.file.is_some();
+        let plan = if missed {
+            self.after_failure()
+        } else {
+            self.clone()
         };
         match (plan.pass, takes_all) {
             (false, _) => plan,
@@ -209,6 +278,26 @@ impl Plan {
 }
 
 impl Run {
+    /// Our own program with these words, as rules that say no more about it get it.
+    pub(crate) fn placing(place: Place, user: User, argv: Vec<Vec<u8>>) -> Self {
+        Self {
+            place,
+            program: Program::Place,
+            argv,
+            user,
+            timeout: Self::DEFAULT_TIMEOUT,
+            cgroup: match place {
+                Place::Container => Cgroup::Container,
+                Place::Host => Cgroup::Broker,
+            },
+            memory: None,
+            address_space: None,
+        }
+    }
+
+    /// How long a helper may make no progress, if nothing is written.
+    pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
     /// Inside the container or on the host.
     pub fn place(&self) -> Place {
         self.place
@@ -288,16 +377,19 @@ mod tests {
     fn plan(store: Option<Store>, on_failure: OnFailure) -> Plan {
         Plan {
             run: None,
-            run_refused: None,
+            deliver: None,
+            file: None,
+            refused: Vec::new(),
             store,
             pass: false,
+            own_place: None,
             on_failure,
             limit: None,
         }
     }
 
     #[test]
-    fn after_a_failed_run_a_core_is_kept_or_passed_on_and_never_both() {
+    fn after_a_failure_a_core_is_kept_or_passed_on_and_never_both() {
         let small = Store {
             max_size: 4096,
             compress: Compress::None,
@@ -311,7 +403,7 @@ mod tests {
             (Some(small), OnFailure::Pass, Some(small), false),
             (Some(small), OnFailure::Drop, Some(small), false),
         ] {
-            let after = plan(store, on_failure).after_failed_run();
+            let after = plan(store, on_failure).after_failure();
             assert_eq!(
                 (after.store(), after.pass()),
                 (kept, passed),
@@ -333,6 +425,24 @@ mod tests {
             plan(None, OnFailure::Store).after_missed(true).store(),
             None
         );
+    }
+
+    #[test]
+    fn what_is_passed_to_a_file_is_the_processs_own_or_not_written() {
+        let mut passing = plan(None, OnFailure::Store);
+        passing.pass = true;
+        let file = |plan: &Plan, path: &str, limit| plan.pass_as_file(path.into(), limit);
+        assert_eq!(file(&passing, "core", None), None);
+        passing.own_place = Some(Place::Host);
+        assert_eq!(file(&passing, "../core", None), None);
+        let written = file(&passing, "core.1", Some(4096)).unwrap();
+        let run = written.file().unwrap();
+        assert_eq!((run.place(), run.user()), (Place::Host, User::OriginItself));
+        assert_eq!(run.argv()[2..], [b"core.1".to_vec(), b"4096".to_vec()]);
+        assert!(!written.pass());
+        let none = file(&passing, "core", Some(0)).unwrap();
+        assert!(none.file().is_none() && none.store().is_none() && !none.pass());
+        assert_eq!(none.refused()[0].reason, Reason::CoreLimit);
     }
 
     #[test]

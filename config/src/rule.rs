@@ -10,6 +10,7 @@ use crate::diagnostic::{Code, Diagnostic, Label};
 use crate::facts::{Runtime, UserNamespace};
 use crate::field::Field;
 use crate::pattern::Pattern;
+use crate::placed::Protocol;
 use crate::plan::{Cgroup, Limit, OnFailure, Place, Program, Store, User};
 use crate::template::Template;
 use crate::text::{Escaped, printable};
@@ -85,6 +86,8 @@ pub struct Rule {
     pub(crate) conditions: Vec<Condition>,
     pub(crate) names_owner: bool,
     pub(crate) action: Action,
+    /// What runs on the host when all is done.
+    pub(crate) post: Option<Vec<Template>>,
     pub(crate) limit: Option<Limit>,
     /// What to underline when the rule as a whole is meant: its `match`, else its header.
     pub(crate) place: Label,
@@ -124,10 +127,13 @@ impl Rule {
             Action::Deny { .. } => vec!["deny"],
             Action::Pass => vec!["pass"],
             Action::Do(actions) => {
-                let run = actions.run.as_ref().map(|_| "run");
-                run.into_iter()
-                    .chain(actions.store.map(|_| "store"))
-                    .collect()
+                let words = [
+                    actions.run.as_ref().map(|_| "run"),
+                    actions.store.as_ref().map(|_| "store"),
+                    actions.deliver.as_ref().map(|_| "deliver"),
+                    actions.file.as_ref().map(|_| "file"),
+                ];
+                words.into_iter().flatten().collect()
             }
         }
     }
@@ -207,6 +213,8 @@ pub(crate) enum Action {
 pub(crate) struct Actions {
     pub(crate) run: Option<RunRule>,
     pub(crate) store: Option<Store>,
+    pub(crate) deliver: Option<DeliverRule>,
+    pub(crate) file: Option<FileRule>,
     pub(crate) on_failure: OnFailure,
 }
 
@@ -223,6 +231,23 @@ pub(crate) struct RunRule {
     pub(crate) address_space: Option<u64>,
     pub(crate) without_user_namespace: bool,
     pub(crate) trusted_container: bool,
+}
+
+/// `deliver`, as written.
+#[derive(Debug, Clone)]
+pub(crate) struct DeliverRule {
+    pub(crate) protocol: Protocol,
+    pub(crate) socket: Arc<str>,
+    pub(crate) timeout: Duration,
+    pub(crate) without_user_namespace: bool,
+    pub(crate) trusted_container: bool,
+}
+
+/// `file`, as written.
+#[derive(Debug, Clone)]
+pub(crate) struct FileRule {
+    pub(crate) path: Template,
+    pub(crate) ignore_limit: bool,
 }
 
 /// A program of the host that a rule starts: `host_program`, or `command` with `in = "host"`.

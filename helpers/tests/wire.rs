@@ -103,11 +103,24 @@ fn enter() -> Launch {
                 hard: u64::MAX,
             }; RLIMITS],
             cgroups_v1: vec![b"/lxc/web".to_vec(), b"/".to_vec()],
+            origin: None,
+            ready: false,
             memory: Some(1 << 28),
             progress: 30_000,
             output: 4096,
         })),
     }
+}
+
+/// A launch of our own program, as the process that crashed.
+fn place() -> Launch {
+    let mut launch = enter();
+    launch.fds = vec![FdRole::Origin, FdRole::Cgroup, FdRole::Stdin];
+    if let Task::Enter(enter) = &mut launch.task {
+        (enter.place, enter.cgroups_v1) = (Place::User, Vec::new());
+        (enter.origin, enter.ready) = (Some([4712, 4713]), true);
+    }
+    launch
 }
 
 fn exec() -> Launch {
@@ -187,6 +200,7 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("verdict-fallback", Verdict::Fallback.encode().unwrap()),
         ("launch-enter", enter().encode().unwrap()),
+        ("launch-place", place().encode().unwrap()),
         ("launch-exec", exec().encode().unwrap()),
     ];
     records.extend(
@@ -254,7 +268,7 @@ fn what_is_written_is_read_again() {
         Spooled::decode_first(&file),
         Ok((spooled(), &b"behind it"[..]))
     );
-    for launch in [enter(), exec()] {
+    for launch in [enter(), place(), exec()] {
         let record = launch.encode().unwrap();
         assert_eq!(Launch::decode(&record, launch.fds.len()), Ok(launch));
     }

@@ -37,7 +37,9 @@ impl Rootfs {
         }
         sandbox.program("crash-me", &path.join("crash-me"))?;
         std::fs::hard_link(path.join("crash-me"), path.join("init"))?;
-        std::fs::hard_link(path.join("crash-me"), path.join("hostile"))?;
+        for name in ["hostile", "receiver"] {
+            std::fs::hard_link(path.join("crash-me"), path.join(name))?;
+        }
         sandbox.program("upcall-probe", &path.join("probe"))?;
         std::fs::write(path.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
         std::fs::write(path.join("etc/group"), "root:x:0:\n")?;

@@ -97,7 +97,12 @@ impl Sandbox {
         for directory in directories {
             DirBuilder::new().mode(0o755).create(self.path(directory))?;
         }
-        for program in ["upcall-shim", "upcall-enter", "upcall-store"] {
+        for program in [
+            "upcall-shim",
+            "upcall-enter",
+            "upcall-store",
+            "upcall-place",
+        ] {
             self.program(program, &self.libexec().join(program))?;
         }
         symlink("upcall-shim", self.libexec().join("core"))?;

@@ -369,7 +369,12 @@ mod promises {
     #[test]
     fn what_the_kernel_starts_is_static_and_small() -> Result<()> {
         let programs = Programs::get()?;
-        for program in ["upcall-shim", "upcall-enter", "upcall-store"] {
+        for program in [
+            "upcall-shim",
+            "upcall-enter",
+            "upcall-store",
+            "upcall-place",
+        ] {
             let path = programs.directory.join(program);
             let size = std::fs::metadata(&path)
                 .with_context(|| format!("{}", path.display()))?
@@ -405,7 +410,12 @@ mod promises {
     fn what_the_kernel_starts_looks_up_no_names() -> Result<()> {
         // NSS and iconv load libraries also into static programs: those of the container, where it is entered.
         let directory = target().join("symbols");
-        for program in ["upcall-shim", "upcall-enter", "upcall-store"] {
+        for program in [
+            "upcall-shim",
+            "upcall-enter",
+            "upcall-store",
+            "upcall-place",
+        ] {
             let mut build = cargo();
             build.args([
                 "rustc",

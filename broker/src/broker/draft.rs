@@ -9,6 +9,7 @@ use upcall_config::decide::{Decision, Verdict};
 use upcall_config::explain::explain;
 use upcall_config::facts::{Facts, Reason};
 use upcall_config::matcher::Truth;
+use upcall_config::plan::Run;
 use upcall_config::rule::{Policy, RuleRef};
 use upcall_config::text::escape;
 use upcall_config::upcall::{Signal, Upcall};
@@ -38,6 +39,7 @@ const REFUSED_MAX: usize = 32;
 pub(super) struct Draft {
     record: Record,
     micros: u64,
+    post: Option<Run>,
 }
 
 impl Draft {
@@ -69,7 +71,11 @@ impl Draft {
             actions: Vec::new(),
             core: None,
         };
-        Self { record, micros }
+        Self {
+            record,
+            micros,
+            post: None,
+        }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -132,6 +138,7 @@ impl Draft {
         facts: &Facts,
         decision: &Decision,
     ) {
+        self.post.clone_from(&decision.post);
         let verdict = &mut self.record.verdict;
         let rule = decision.rule.and_then(|index| policy.rule(index));
         verdict.rule = rule.map(|rule| cited(rule.source()));
@@ -252,6 +259,11 @@ impl Draft {
             }
             None => self.record.unknown.push("process.cmdline".to_owned()),
         }
+    }
+
+    /// What is to run when the record is closed.
+    pub(super) fn take_post(&mut self) -> Option<Run> {
+        self.post.take()
     }
 
     /// The record, and when its upcall was, in microseconds since the epoch.

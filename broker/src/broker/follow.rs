@@ -102,7 +102,18 @@ impl Work<'_> {
                 fed,
                 output,
             } => {
-                let wrong = reason::ended(*status, *timed_out, &self.program(slot));
+                let wrong = match (*status, slot) {
+                    (WaitStatus::Exited(code), Slot::Deliver | Slot::File) if code != 0 => {
+                        let errno = Errno::from_raw(code.into());
+                        Some(reason::placed(
+                            slot,
+                            errno,
+                            &self.target(slot),
+                            &self.place(),
+                        ))
+                    }
+                    _ => reason::ended(*status, *timed_out, &self.program(slot)),
+                };
                 self.end(slot, since, wrong, |action| {
                     set_status(action, *status);
                     action.fed_bytes = Some(*fed);
@@ -149,7 +160,12 @@ impl Work<'_> {
 
     fn not_started(&mut self, slot: Slot, stage: Stage, errno: u32, since: u64) -> Explained {
         let errno = Errno::from_raw(i32::try_from(errno).unwrap_or(0));
-        let wrong = reason::stage(stage, errno, &self.program(slot), &self.place());
+        let wrong = match (stage, slot) {
+            (Stage::Place, _) | (Stage::Root, Slot::File) => {
+                reason::placed(slot, errno, &self.target(slot), &self.place())
+            }
+            _ => reason::stage(stage, errno, &self.program(slot), &self.place()),
+        };
         if stage == Stage::Claim {
             self.kernel = None; // the shim has it
             self.broker.spooled.notify_one();

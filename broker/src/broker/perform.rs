@@ -21,6 +21,7 @@ use super::reason::{self, Explained};
 use super::{Broker, monotonic};
 use crate::admit::Tenant;
 use crate::hooks::pattern::Pattern;
+use crate::hooks::sysctl::core_uses_pid;
 use crate::identify::Origin;
 use crate::identify::core::CoreWords;
 use crate::intake::call::{Caller, CoreCall, KernelPipe};
@@ -139,7 +140,7 @@ impl Broker {
             tokens: None,
             claimant: None,
         };
-        work.refused_run(&plan);
+        work.refused(&plan);
         work.run_plan(plan).await;
         if let Some(kernel) = work.kernel.take() {
             // Nobody is to read it: that ends the dump.
@@ -186,14 +187,15 @@ impl Work<'_> {
 
     async fn run_plan(&mut self, plan: Plan) {
         let plan = if plan.pass() {
-            if let Some(previous @ Pattern::Pipe(_)) = self.broker.previous() {
-                if !self.begin().await {
-                    return;
+            match self.broker.previous() {
+                Some(previous @ Pattern::Pipe(_)) => {
+                    if !self.begin().await {
+                        return;
+                    }
+                    return self.pass(&plan, &previous).await;
                 }
-                return self.pass(&plan, &previous).await;
+                previous => self.pass_otherwise(&plan, previous.as_ref()),
             }
-            // A file pattern or a socket is nothing that a program could be given: a copy is kept.
-            plan.pass_as_store()
         } else {
             plan
         };
@@ -216,15 +218,34 @@ impl Work<'_> {
             ([taker], None) => match self.straight(taker).await {
                 Ok(()) => true,
                 Err(wrong) => {
-                    self.failed(taker.slot(), wrong);
+                    self.failed(taker.slot, wrong);
                     self.kernel.is_none()
                 }
             },
             (takers, store) => self.shared(takers, store, &plan).await,
         };
         if !taken {
-            Box::pin(self.run_plan(plan.after_failed_run())).await;
+            Box::pin(self.run_plan(plan.after_failure())).await;
         }
+    }
+
+    /// What stood before us was no program: the file that the kernel would have written, systemd's own socket, or else
+    /// a copy that is kept.
+    fn pass_otherwise(&mut self, plan: &Plan, previous: Option<&Pattern>) -> Plan {
+        let upcall = self.words.upcall();
+        let other = match previous {
+            Some(Pattern::File(_)) => previous
+                .and_then(|previous| previous.file(&self.words, core_uses_pid()))
+                .and_then(|path| plan.pass_as_file(path, upcall.limit)),
+            Some(previous) if previous.is_systemds_socket() => {
+                let process = self.words.facts();
+                Some(plan.pass_as_delivery(&upcall, &process, self.open.id()))
+            }
+            _ => None,
+        };
+        let other = other.unwrap_or_else(|| plan.pass_as_store());
+        self.refused(&other);
+        other
     }
 
     async fn pass(&mut self, plan: &Plan, previous: &Pattern) {

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use upcall_config::facts::Reason;
 use upcall_helpers::wire::{Stage, WaitStatus};
 
-use crate::launch::{EnterError, LaunchError};
+use crate::launch::{EnterError, LaunchError, Slot};
 use crate::linux::memfd::SealError;
 
 /// A failure in words.
@@ -72,11 +72,87 @@ pub(super) fn stage(stage: Stage, errno: Errno, program: &str, place: &str) -> E
     Explained { reason, message }
 }
 
+/// What our own program could not do: its exit code is the number of an error. `target` is the path that it was given.
+pub(super) fn placed(slot: Slot, errno: Errno, target: &str, place: &str) -> Explained {
+    let name = name(errno);
+    let (reason, what, help) = match (slot, errno) {
+        (Slot::Deliver, Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED) => (
+            Reason::SocketMissing,
+            format!("nobody listens at {target} in {place}"),
+            "start what should, or look at deliver.socket",
+        ),
+        (Slot::Deliver, Errno::EPERM) => (
+            Reason::SocketRefused,
+            format!("{target} in {place} may be somebody else's"),
+            "socket, its directory and who listens: root's or the init's user's, the directory chmod go-w",
+        ),
+        (Slot::Deliver, Errno::ELOOP) => (
+            Reason::SocketRefused,
+            format!("there is a symbolic link in {target} in {place}"),
+            "name the place it leads to in deliver.socket",
+        ),
+        (Slot::Deliver, Errno::ENOTSOCK | Errno::EPROTOTYPE) => (
+            Reason::SocketRefused,
+            format!("{target} in {place} is no SOCK_SEQPACKET socket"),
+            "look at deliver.socket and deliver.protocol",
+        ),
+        (Slot::Deliver, Errno::EXDEV) => (
+            Reason::SocketRefused,
+            format!("who listens at {target} in {place} is not in that container"),
+            "a socket of the host's that is mounted there is not delivered to",
+        ),
+        (Slot::Deliver, Errno::EAGAIN | Errno::ETIMEDOUT) => (
+            Reason::SocketRefused,
+            format!("who listens at {target} in {place} does not answer"),
+            "its queue of connections is full; look at the receiver",
+        ),
+        (Slot::Deliver, Errno::EACCES) => (
+            Reason::SocketRefused,
+            format!("the init's user of {place} may not connect to {target}"),
+            "chown or chmod the socket inside",
+        ),
+        (Slot::Deliver, _) => (
+            Reason::SocketRefused,
+            format!("who listens at {target} in {place} did not take the core"),
+            "look at the receiver's own log, inside",
+        ),
+        (_, Errno::ELOOP) => (
+            Reason::FileRefused,
+            format!("there is a symbolic link in {target}"),
+            "name the place it leads to in file.path",
+        ),
+        (_, Errno::EEXIST) => (
+            Reason::FileRefused,
+            format!("{target} is there and is no plain file"),
+            "remove it, or use another name in file.path",
+        ),
+        (_, Errno::ENOSPC | Errno::EDQUOT) => (
+            Reason::FileRefused,
+            format!("no more room for {target}"),
+            "make room there, or keep the core on the host (store)",
+        ),
+        (_, Errno::EXDEV) => (
+            Reason::FileRefused,
+            "the process's working directory is not below its root".to_owned(),
+            "a path that begins with / does not help either; keep the core on the host (store)",
+        ),
+        (_, _) => (
+            Reason::FileRefused,
+            format!("the process's user could not write {target}"),
+            "let it write there, or name a directory in file.path where it may",
+        ),
+    };
+    let stage = Stage::Place.as_str();
+    let message = format!("{what} (stage {stage}: {name}); help: {help}");
+    Explained { reason, message }
+}
+
 /// A launch that did not even reach the launcher.
 pub(super) fn launch(error: &LaunchError, place: &str) -> Explained {
     let reason = match error {
         LaunchError::Enter(EnterError::NotMapped(_)) => Reason::UidNotMapped,
         LaunchError::Enter(EnterError::NoContainer) => Reason::Unregistered,
+        LaunchError::Enter(EnterError::Origin(_)) => Reason::IdentityLost,
         LaunchError::Enter(EnterError::Leader(_) | EnterError::Cgroup(_)) => Reason::ContainerGone,
         LaunchError::Program {
             source: SealError::Read(_),

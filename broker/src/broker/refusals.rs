@@ -57,9 +57,7 @@ impl Refusals {
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&key);
             if let Some(draft) = draft {
-                let (record, micros) = draft.finish();
-                let result = broker.records.write(&record, micros);
-                broker.told(record, result);
+                broker.written(draft);
             }
         });
     }

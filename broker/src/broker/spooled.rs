@@ -78,7 +78,7 @@ impl Broker {
     }
 
     /// Takes in what is in the spool; returns whether a shim is still at work on something.
-    pub fn take_in(&self) -> bool {
+    pub fn take_in(self: &std::sync::Arc<Self>) -> bool {
         let hook = CoreHook::read(&self.places.hooks);
         let path = hook.map_or_else(|_| self.places.state.join("spool"), |hook| hook.spool);
         let listed = Spool::open(&path).and_then(|spool| match spool {
@@ -123,7 +123,7 @@ impl Broker {
     }
 
     /// Takes one core in.
-    fn take(&self, spool: &Spool, entry: &Entry, known: &Known) {
+    fn take(self: &std::sync::Arc<Self>, spool: &Spool, entry: &Entry, known: &Known) {
         let id = id::text(entry.spooled.id);
         let micros = known.get(&id).copied().unwrap_or(entry.spooled.time);
         let former = known.get(&id).and_then(|_| {
@@ -177,6 +177,7 @@ impl Broker {
             }
             None => {}
         }
+        let post = draft.take_post();
         let (record, micros) = draft.finish();
         let written = {
             // It may have come too late to be answered, and just now been read.
@@ -187,8 +188,9 @@ impl Broker {
         match written {
             Ok(()) => {
                 self.stop_at("recorded");
-                self.told(record, Ok(()));
+                let record = self.told(record, Ok(()));
                 spool.done(entry);
+                self.post(post, record);
             }
             // The facts stay, and with them everything is done again.
             Err(wrong) => error!("core {id} is taken in again at the next start: {wrong}"),
@@ -245,8 +247,15 @@ impl Broker {
             action.message = Some(format!("missed: {}", in_words(why)));
             actions.push(action);
         };
-        if plan.run().is_some() || plan.run_refused().is_some() {
-            missed("run");
+        let planned = [
+            ("run", plan.run()),
+            ("deliver", plan.deliver()),
+            ("file", plan.file()),
+        ];
+        for (word, run) in planned {
+            if run.is_some() || plan.refused().iter().any(|r| r.action == word) {
+                missed(word);
+            }
         }
         if plan.pass() {
             missed("pass");

@@ -203,6 +203,8 @@ impl Explainer<'_> {
                 Verdict::Do(plan) => plan::text(self, plan, rule, &seen, &facts, core.limit),
             },
         };
+        let post = decision.post.as_ref().map(plan::post);
+        explanation.plan.lines.extend(post);
         explanation
     }
 }

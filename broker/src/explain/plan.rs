@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use upcall_config::facts::Facts;
+use upcall_config::placed::Protocol;
 use upcall_config::plan::{Cgroup, Limit, OnFailure, Place, Plan, Rate, Run, Store, User};
 use upcall_config::rule::Rule;
 use upcall_config::text::escape;
@@ -65,6 +66,10 @@ impl Seen {
             User::Init => init,
             User::Root => root,
             User::Origin => origin,
+            User::OriginItself => Ids {
+                capabilities: 0,
+                ..origin
+            },
         })
     }
 }
@@ -101,14 +106,24 @@ pub(super) fn text(
 ) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     let mut line = |word: &str, text: String| lines.push((word.to_owned(), text));
-    if let Some(refusal) = plan.run_refused() {
+    for refusal in plan.refused() {
         line(
-            "run",
+            refusal.action,
             format!("refused: {}: {}", refusal.reason, refusal.message),
         );
     }
     if let Some(run) = plan.run() {
         line("run", program(run));
+        line("in", place(run, seen));
+        line("as", user(run, seen));
+    }
+    if let Some(run) = plan.deliver() {
+        line("deliver", delivered(run));
+        line("in", place(run, seen));
+        line("as", user(run, seen));
+    }
+    if let Some(run) = plan.file() {
+        line("file", written(run));
         line("in", place(run, seen));
         line("as", user(run, seen));
     }
@@ -130,7 +145,7 @@ pub(super) fn text(
             .map(|admit| admit.left(rule.source(), limit, &Tenant::of(facts)));
         line("limit", limited(limit, left.unwrap_or_default()));
     }
-    if plan.run().is_some() {
+    if plan.run().is_some() || plan.deliver().is_some() || plan.file().is_some() {
         line(
             "on failure",
             match plan.on_failure() {
@@ -143,23 +158,64 @@ pub(super) fn text(
     lines
 }
 
-fn program(run: &Run) -> String {
+/// What runs when all is done.
+pub(super) fn post(run: &Run) -> (String, String) {
+    let words = quoted(run);
+    let text = format!("{words}; on the host when all is done, stdin: the record");
+    ("post".to_owned(), text)
+}
+
+/// The words of a helper, as they are.
+fn quoted(run: &Run) -> String {
     let words = run.argv().iter().map(|word| escape(word));
     let words = words.enumerate().map(|(place, word)| match place {
         0 => word,
         _ => format!("\"{word}\""),
     });
-    let words: Vec<String> = words.collect();
+    words.collect::<Vec<String>>().join(" ")
+}
+
+/// A word of our own program's command line.
+fn word(run: &Run, place: usize) -> String {
+    run.argv()
+        .get(place)
+        .map(|word| escape(word))
+        .unwrap_or_default()
+}
+
+fn delivered(run: &Run) -> String {
+    let (protocol, socket) = (word(run, 2), word(run, 3));
     let timeout = time(run.timeout());
-    format!(
-        "{}; stdin: the core; no progress for {timeout} ends it",
-        words.join(" ")
-    )
+    format!("{socket}, spoken to as {protocol}; no progress for {timeout} ends it")
+}
+
+fn written(run: &Run) -> String {
+    let (path, max) = (word(run, 2), word(run, 3));
+    let from = if path.starts_with('/') {
+        "its root"
+    } else {
+        "its working directory"
+    };
+    let limit = match max.parse() {
+        Ok(max) => format!("its core limit is {}", size(max)),
+        Err(_) => "no core limit".to_owned(),
+    };
+    format!("{path} from {from}, {limit}")
+}
+
+fn program(run: &Run) -> String {
+    let (words, timeout) = (quoted(run), time(run.timeout()));
+    format!("{words}; stdin: the core; no progress for {timeout} ends it")
 }
 
 fn place(run: &Run, seen: &Seen) -> String {
     let (Place::Container, Some(leader)) = (run.place(), seen.leader) else {
-        return "the host, as the kernel would start it".to_owned();
+        return match run.user() {
+            User::OriginItself => "the host, in the process's own root and directory".to_owned(),
+            User::Init | User::Root | User::Origin => {
+                "the host, as the kernel would start it".to_owned()
+            }
+        };
     };
     let is_own = |kind: &Ns| seen.own.iter().any(|own| own == kind.name());
     let shared: Vec<&str> = Ns::ALL
@@ -176,20 +232,30 @@ fn place(run: &Run, seen: &Seen) -> String {
         Cgroup::Container => "its cgroup's child upcall-ID",
         Cgroup::Broker => "a cgroup of upcalld's",
     };
+    let room = match run.user() {
+        User::OriginItself => "the process's own root and directory",
+        User::Init | User::Root | User::Origin => "root /, cwd /",
+    };
     format!(
-        "{} of leader {leader}{shared}, root /, cwd /, {cgroup}",
+        "{} of leader {leader}{shared}, {room}, {cgroup}",
         seen.own.join(" "),
     )
 }
 
 fn user(run: &Run, seen: &Seen) -> String {
     if run.place() == Place::Host || seen.leader.is_none() {
-        return "root of the host".to_owned();
+        return match run.user() {
+            User::OriginItself => {
+                "the process's own user; no capabilities; no_new_privs; seccomp default".to_owned()
+            }
+            User::Init | User::Root | User::Origin => "root of the host".to_owned(),
+        };
     }
     let whose = match run.user() {
         User::Init => "its init's ids",
         User::Root => "its root",
         User::Origin => "the process's own ids",
+        User::OriginItself => "the process's own user",
     };
     let Some(ids) = seen.of(run.user()) else {
         return format!("{whose}; no_new_privs; seccomp default");
@@ -227,11 +293,17 @@ pub fn passed(previous: Option<&Pattern>) -> String {
             let program = text.trim_start_matches('|').split_ascii_whitespace().next();
             format!("{}, with its own arguments", program.unwrap_or_default())
         }
+        Some(socket @ Pattern::Socket(_)) if socket.is_systemds_socket() => {
+            format!(
+                "systemd-coredump of the host, at {}",
+                Protocol::Systemd.socket()
+            )
+        }
         Some(Pattern::Socket(_)) => {
             "a copy kept on the host: a socket cannot be given a pipe's core".to_owned()
         }
         Some(Pattern::File(text)) => {
-            format!("a copy kept on the host, not a file by the pattern \"{text}\"")
+            format!("a file by the pattern \"{text}\", as the user that crashed")
         }
     }
 }
@@ -313,6 +385,7 @@ mod tests {
         );
         assert!(said("core.%p").contains("\"core.%p\""));
         assert!(said("@@/run/x").starts_with("a copy kept on the host"));
+        assert!(said("@@/run/systemd/coredump-kernel").ends_with("at /run/systemd/coredump"));
         assert!(passed(None).contains("before the hook is installed"));
     }
 }

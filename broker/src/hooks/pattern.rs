@@ -193,6 +193,24 @@ impl Pattern {
             .collect()
     }
 
+    /// The name of the file that the kernel would have written, as it fills it in: `None` where it would write none, or
+    /// for a pattern that is no file. `uses_pid` is kernel.core_uses_pid.
+    pub fn file(&self, words: &CoreWords, uses_pid: bool) -> Option<Vec<u8>> {
+        let Self::File(text) = self else { return None };
+        let mut name = fill_in(&text.replace("%F", ""), words);
+        let names_pid = text.split("%%").any(|part| part.contains("%p"));
+        if uses_pid && !names_pid {
+            name.push(b'.');
+            name.extend_from_slice(words.get("%p"));
+        }
+        Some(name).filter(|name| !name.is_empty())
+    }
+
+    /// Whether it is the socket at which systemd-coredump hears from the kernel (systemd-coredump(8)).
+    pub fn is_systemds_socket(&self) -> bool {
+        matches!(self, Self::Socket(text) if text.trim_start_matches('@').starts_with("/run/systemd/coredump"))
+    }
+
     /// Whether a pipe handler asks for the kernel's pidfd, which it finds as descriptor 3.
     pub fn wants_pidfd(&self) -> bool {
         matches!(self, Self::Pipe(text) if text.split("%%").any(|part| part.contains("%F")))
@@ -317,5 +335,21 @@ mod tests {
         );
         assert!(former.wants_pidfd() && !Pattern::parse("|/bin/h %%F").wants_pidfd());
         assert!(Pattern::parse("core.%p").command(&words()).is_empty());
+    }
+
+    #[test]
+    fn a_files_name_is_filled_in_as_the_kernel_does() {
+        let name = |text: &str, uses_pid| {
+            let name = Pattern::parse(text).file(&words(), uses_pid);
+            name.map(|name| String::from_utf8(name).unwrap())
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(name("core", false), some("core"));
+        assert_eq!(name("core", true), some("core.<p>"));
+        assert_eq!(name("/c/%e-%p %q%%", true), some("/c/<e>-<p> %"));
+        assert_eq!(name("c%%p", true), some("c%p.<p>"));
+        assert_eq!([name("", false), name("|/bin/x", true)], [None, None]);
+        assert!(Pattern::parse("@@/run/systemd/coredump-kernel").is_systemds_socket());
+        assert!(!Pattern::parse("@@/run/other").is_systemds_socket());
     }
 }

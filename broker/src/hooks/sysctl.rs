@@ -51,6 +51,12 @@ pub enum SysctlError {
     },
 }
 
+/// kernel.core_uses_pid: whether a file's name without `%p` gets the process's number behind it (core(5)).
+pub fn core_uses_pid() -> bool {
+    let text = std::fs::read_to_string("/proc/sys/kernel/core_uses_pid");
+    text.is_ok_and(|text| text.trim() != "0")
+}
+
 impl CoreSysctl {
     /// The kernel's own.
     pub fn host() -> Self {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use upcall_config::plan::{Cgroup, Place, Run, User};
+use upcall_config::plan::{Cgroup, Place, Program, Run, User};
 use upcall_config::text::escape;
 use upcall_helpers::wire::{self, Enter, FdRole, NamespaceId, RLIMITS, Rlimit};
 
+use super::Slot;
 use crate::identify::Origin;
 use crate::linux::capability;
 use crate::linux::cgroup::Cgroups;
@@ -29,6 +30,7 @@ const ENVIRONMENT: [&str; 3] = [
 ];
 
 /// Limits by the kernel's numbers (asm-generic/resource.h).
+const RLIMIT_FSIZE: usize = 1;
 const RLIMIT_CORE: usize = 4;
 const RLIMIT_MEMLOCK: usize = 8;
 const RLIMIT_AS: usize = 9;
@@ -47,6 +49,9 @@ pub enum EnterError {
     /// The container's init cannot be read any more.
     #[error("the container's init is ending: {0}")]
     Leader(Errno),
+    /// The process that crashed cannot be read any more.
+    #[error("the process that crashed is gone: {0}")]
+    Origin(Errno),
     /// A cgroup of the container's is not there any more.
     #[error("the container's cgroup: {0}")]
     Cgroup(Errno),
@@ -87,15 +92,23 @@ pub(super) fn plan(
     container: Option<&Container>,
     origin: Option<&Origin>,
     cgroups: &Cgroups,
-    id: &str,
+    (id, slot): (&str, Slot),
 ) -> Result<Planned, EnterError> {
-    match run.place() {
-        Place::Container => {
+    let planned = match (run.place(), run.user()) {
+        (Place::Container, _) => {
             let container = container.ok_or(EnterError::NoContainer)?;
-            inside(run, container, origin, cgroups, id)
+            inside(run, container, origin, cgroups, (id, slot))
         }
-        Place::Host => on_host(run, cgroups, id),
+        (Place::Host, User::OriginItself) => as_user(run, origin, cgroups, (id, slot)),
+        (Place::Host, _) => on_host(run, cgroups, (id, slot)),
+    };
+    let mut planned = planned?;
+    planned.enter.ready = run.program() == Program::Place;
+    if run.user() == User::OriginItself {
+        let origin = origin.ok_or(EnterError::NotMapped("an unknown process"))?;
+        as_the_origin(&mut planned.enter, origin)?;
     }
+    Ok(planned)
 }
 
 fn inside(
@@ -103,11 +116,14 @@ fn inside(
     container: &Container,
     origin: Option<&Origin>,
     cgroups: &Cgroups,
-    id: &str,
+    (id, slot): (&str, Slot),
 ) -> Result<Planned, EnterError> {
     let leader = &container.leader;
     let ids = ids(run.user(), leader, origin)?;
-    let capabilities = leader.capabilities();
+    let capabilities = match run.user() {
+        User::OriginItself => 0,
+        User::Init | User::Root | User::Origin => leader.capabilities(),
+    };
     let (mut fds, mut cgroups_v1) = (Vec::new(), Vec::new());
     if run.cgroup() == Cgroup::Broker {
         fds.extend(our_cgroup(run, cgroups)?);
@@ -133,7 +149,7 @@ fn inside(
         .verify()
         .map_err(|_| EnterError::Leader(Errno::ESRCH))?;
     let namespaces = leader.namespaces.ids();
-    let mut action = described(run);
+    let mut action = described(slot, run);
     action.namespaces = Some(by_name(&namespaces));
     action.uid = leader.uids.outside(ids.uid_inside);
     action.gid = leader.gids.outside(ids.gid_inside);
@@ -158,7 +174,7 @@ fn inside(
     Ok(Planned { enter, fds, action })
 }
 
-fn on_host(run: &Run, cgroups: &Cgroups, id: &str) -> Result<Planned, EnterError> {
+fn on_host(run: &Run, cgroups: &Cgroups, (id, slot): (&str, Slot)) -> Result<Planned, EnterError> {
     let fds = our_cgroup(run, cgroups)?;
     let mut enter = plain(run, id);
     if let Some(limit) = enter.limits.get_mut(RLIMIT_CORE) {
@@ -170,9 +186,48 @@ fn on_host(run: &Run, cgroups: &Cgroups, id: &str) -> Result<Planned, EnterError
             hard: bytes,
         };
     }
-    let mut action = described(run);
+    let mut action = described(slot, run);
     (action.uid, action.gid) = (Some(0), Some(0));
     Ok(Planned { enter, fds, action })
+}
+
+/// As a user of the host: the process that crashed, where that is in no container.
+fn as_user(
+    run: &Run,
+    origin: Option<&Origin>,
+    cgroups: &Cgroups,
+    (id, slot): (&str, Slot),
+) -> Result<Planned, EnterError> {
+    let origin = origin.ok_or(EnterError::NotMapped("an unknown process"))?;
+    let mut planned = on_host(run, cgroups, (id, slot))?;
+    let ([.., uid], [.., gid]) = (origin.status.uids, origin.status.gids);
+    (planned.action.uid, planned.action.gid) = (Some(uid), Some(gid));
+    planned.action.capabilities = Some(Vec::new());
+    planned.enter = Enter {
+        place: wire::Place::User,
+        uid,
+        gid,
+        groups: origin.status.groups.clone(),
+        ..planned.enter
+    };
+    Ok(planned)
+}
+
+/// Where the process that crashed was, and with no larger files than it may have.
+fn as_the_origin(enter: &mut Enter, origin: &Origin) -> Result<(), EnterError> {
+    let read = origin.directory.read("limits");
+    let limits = read.map_err(EnterError::Origin)?;
+    let limits = parse::limits(&limits).ok_or(EnterError::Origin(Errno::EBADMSG))?;
+    if let (Some(limit), Some((soft, _))) =
+        (enter.limits.get_mut(RLIMIT_FSIZE), limits.get(RLIMIT_FSIZE))
+    {
+        let soft = limit.soft.min(*soft);
+        *limit = Rlimit { soft, hard: soft };
+    }
+    enter.capabilities = 0;
+    enter.origin = Some([origin.process.pid(), origin.tid]);
+    let alive = origin.process.verify();
+    alive.map_err(|_| EnterError::Origin(Errno::ESRCH))
 }
 
 /// Where a helper is that no container pays for.
@@ -218,6 +273,8 @@ fn plain(run: &Run, id: &str) -> Enter {
             hard: u64::MAX,
         }; RLIMITS],
         cgroups_v1: Vec::new(),
+        origin: None,
+        ready: false,
         memory: run.memory(),
         progress,
         output: OUTPUT,
@@ -266,6 +323,21 @@ fn ids(user: User, leader: &Leader, origin: Option<&Origin>) -> Result<Ids, Ente
                 groups: Vec::new(),
             })
         }
+        User::OriginItself => {
+            let status = &origin.ok_or(missing("an unknown process's uid"))?.status;
+            let ([.., uid], [.., gid]) = (status.uids, status.gids);
+            Ok(Ids {
+                uid_inside: leader
+                    .uids
+                    .inside(uid)
+                    .ok_or(missing("the process's uid"))?,
+                gid_inside: leader
+                    .gids
+                    .inside(gid)
+                    .ok_or(missing("the process's gid"))?,
+                groups: status.groups.clone(),
+            })
+        }
     }
 }
 
@@ -296,8 +368,8 @@ fn limits(leader: &Leader, address_space: Option<u64>) -> Result<[Rlimit; RLIMIT
     Ok(limits)
 }
 
-fn described(run: &Run) -> Action {
-    let mut action = Action::new("run");
+fn described(slot: Slot, run: &Run) -> Action {
+    let mut action = Action::new(slot.as_str());
     action.argv = Some(run.argv().iter().map(|word| escape(word)).collect());
     action
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::sync::mpsc;
-use upcall_config::plan::{Compress, Run, Store};
+use upcall_config::plan::{Compress, Program, Run, Store};
 use upcall_helpers::wire::{EncodeError, Exec, FdRole, Launch, Report, Task, cgroup_name};
 
 use crate::intake::call::KernelPipe;
@@ -50,6 +50,12 @@ pub enum Slot {
     Store = 1,
     /// What stood before us.
     Pass = 2,
+    /// A socket in the container.
+    Deliver = 3,
+    /// A file of the process's own.
+    File = 4,
+    /// What runs when all is done.
+    Post = 5,
 }
 
 impl Slot {
@@ -59,11 +65,14 @@ impl Slot {
             Self::Run => "run",
             Self::Store => "store",
             Self::Pass => "pass",
+            Self::Deliver => "deliver",
+            Self::File => "file",
+            Self::Post => "post",
         }
     }
 
     /// Those whose launches have a keeper, and a cgroup of their own.
-    pub const KEPT: [Self; 1] = [Self::Run];
+    pub const KEPT: [Self; 4] = [Self::Run, Self::Deliver, Self::File, Self::Post];
 
     /// Whether its launch has a keeper.
     pub fn has_keeper(self) -> bool {
@@ -72,8 +81,10 @@ impl Slot {
 
     /// The slot with this number on the wire.
     pub fn from_number(number: u8) -> Option<Self> {
-        [Self::Run, Self::Store, Self::Pass]
+        let others = [Self::Store, Self::Pass];
+        Self::KEPT
             .into_iter()
+            .chain(others)
             .find(|slot| *slot as u8 == number)
     }
 }
@@ -90,6 +101,8 @@ pub enum Source<'a> {
         /// The kernel's pipe, to be held open.
         hold: BorrowedFd<'a>,
     },
+    /// Something else than a core, to its end.
+    Text(OwnedFd),
 }
 
 /// A copy that is to be kept.
@@ -179,7 +192,16 @@ pub struct Launcher {
     waiting: Mutex<HashMap<Vec<u8>, mpsc::UnboundedSender<Report>>>,
     cgroups: Arc<Cgroups>,
     programs: Programs,
-    store: SealedProgram,
+    own: OwnPrograms,
+}
+
+/// Our own programs that the launcher starts.
+#[derive(Debug)]
+pub struct OwnPrograms {
+    /// upcall-store.
+    pub store: SealedProgram,
+    /// upcall-place.
+    pub place: SealedProgram,
 }
 
 /// What is to be started for one record, and where its reports go.
@@ -192,22 +214,18 @@ pub struct Job<'a> {
 }
 
 impl Launcher {
-    /// Takes over a started launcher. `store` is the storing worker's program.
+    /// Takes over a started launcher.
     ///
     /// # Errors
     /// As epoll_ctl(2).
-    pub fn attach(
-        process: Process,
-        cgroups: Cgroups,
-        store: SealedProgram,
-    ) -> std::io::Result<Self> {
+    pub fn attach(process: Process, cgroups: Cgroups, own: OwnPrograms) -> std::io::Result<Self> {
         Ok(Self {
             pid: process.pid(),
             link: Connection::new(process.socket)?,
             waiting: Mutex::default(),
             cgroups: Arc::new(cgroups),
             programs: Programs::default(),
-            store,
+            own,
         })
     }
 
@@ -267,28 +285,58 @@ impl Launcher {
         self.cgroups.remove_limited();
     }
 
-    /// Starts a helper. `container` is where, for a plan whose place it is. Returns what the record says about it.
+    /// Starts a helper, or a program of ours as one. `container` is where, for a plan whose place it is. Returns what the record says about it.
     ///
     /// # Errors
     /// See [`LaunchError`]; nothing was started then.
     pub async fn run(
         &self,
         job: Job<'_>,
-        run: &Run,
+        (slot, run): (Slot, &Run),
         container: Option<&Container>,
         origin: Option<&crate::identify::Origin>,
         source: Source<'_>,
     ) -> Result<Action, LaunchError> {
-        let planned = enter::plan(run, container, origin, &self.cgroups, job.id)?;
+        let record = Some(job.record);
+        self.enter((job.id, record), (slot, run), container, origin, source)
+            .await
+    }
+
+    /// Starts what a rule has for when all is done, with `text` as its standard input.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]; nothing was started then.
+    pub async fn post(&self, id: &str, run: &Run, text: OwnedFd) -> Result<(), LaunchError> {
+        let (what, source) = ((Slot::Post, run), Source::Text(text));
+        self.enter((id, None), what, None, None, source).await?;
+        Ok(())
+    }
+
+    async fn enter(
+        &self,
+        (id, record): (&str, Option<&File>),
+        (slot, run): (Slot, &Run),
+        container: Option<&Container>,
+        origin: Option<&crate::identify::Origin>,
+        source: Source<'_>,
+    ) -> Result<Action, LaunchError> {
+        let planned = enter::plan(run, container, origin, &self.cgroups, (id, slot))?;
         let program = self.programs.get(run)?;
         let mut fds = planned.fds;
-        let mut borrowed: Vec<(FdRole, BorrowedFd<'_>)> =
-            vec![(FdRole::Record, job.record.as_fd())];
+        let mut borrowed: Vec<(FdRole, BorrowedFd<'_>)> = Vec::new();
+        if let Some(record) = record {
+            borrowed.push((FdRole::Record, record.as_fd()));
+        }
+        if let Some(origin) = origin.filter(|_| planned.enter.origin.is_some()) {
+            borrowed.push((FdRole::Origin, origin.process.fd()));
+        }
         if let Some(container) = container {
             borrowed.push((FdRole::Leader, container.leader.process.fd()));
         }
         if let Some(program) = &program {
             borrowed.push((FdRole::Program, program.fd()));
+        } else if run.program() == Program::Place {
+            borrowed.push((FdRole::Program, self.own.place.fd()));
         }
         match source {
             Source::Kernel(kernel) => borrowed.extend([
@@ -299,15 +347,11 @@ impl Launcher {
                 fds.push((FdRole::Stdin, pipe));
                 borrowed.push((FdRole::Hold, hold));
             }
+            Source::Text(text) => fds.push((FdRole::Stdin, text)),
         }
         borrowed.extend(fds.iter().map(|(role, fd)| (*role, fd.as_fd())));
-        self.send(
-            job.id,
-            Slot::Run,
-            Task::Enter(Box::new(planned.enter)),
-            &borrowed,
-        )
-        .await?;
+        self.send(id, slot, Task::Enter(Box::new(planned.enter)), &borrowed)
+            .await?;
         Ok(planned.action)
     }
 
@@ -350,7 +394,7 @@ impl Launcher {
             reports: true,
         };
         let mut fds = vec![
-            (FdRole::Program, self.store.fd()),
+            (FdRole::Program, self.own.store.fd()),
             (FdRole::Record, job.record.as_fd()),
             (FdRole::Claim, kernel.claim.as_fd()),
             (FdRole::Number(0), kernel.pipe.as_fd()),

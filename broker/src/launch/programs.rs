@@ -29,7 +29,7 @@ impl Programs {
     pub(super) fn get(&self, run: &Run) -> Result<Option<Arc<SealedProgram>>, LaunchError> {
         let word = match (run.program(), run.argv().first()) {
             (Program::HostElf, Some(word)) => word,
-            (Program::HostElf, None) | (Program::Path, _) => return Ok(None),
+            (Program::HostElf, None) | (Program::Path | Program::Place, _) => return Ok(None),
         };
         let path = Path::new(std::ffi::OsStr::from_bytes(word));
         self.copy(path)

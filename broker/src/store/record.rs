@@ -230,7 +230,7 @@ pub struct Timings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Action {
-    /// `run`, `store` or `pass`.
+    /// `run`, `store`, `deliver`, `file` or `pass`.
     pub action: String,
     /// How it ended.
     pub outcome: Outcome,
@@ -244,7 +244,7 @@ pub struct Action {
     pub errno: Option<String>,
     /// From the launch to the end.
     pub duration_us: Option<u64>,
-    /// `run` and `pass`: the program and its words.
+    /// All but `store`: the program and its words.
     pub argv: Option<Vec<String>>,
     /// The code it exited with.
     pub exit_code: Option<u8>,

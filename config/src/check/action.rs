@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 use super::table::{Item, Table, wrong_type};
-use super::{Report, run, value};
+use super::{Report, placed, run, value};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::keys::{self, Keys};
 use crate::plan::{Compress, Limit, OnFailure, Rate, Store};
@@ -13,9 +13,11 @@ use crate::rule::{Action, Actions};
 use crate::upcall::Kind;
 
 /// The actions that may stand together, and what each would do.
-const TOGETHER: [(&str, &str); 2] = [
+const TOGETHER: [(&str, &str); 4] = [
     ("run", "would run a helper"),
     ("store", "would keep a copy of the core"),
+    ("deliver", "would give it to a socket"),
+    ("file", "would write it to a file"),
 ];
 /// The actions that stand alone.
 const ALONE: [(&str, &str, &str); 2] = [
@@ -31,7 +33,7 @@ const ALONE: [(&str, &str, &str); 2] = [
     ),
 ];
 /// Actions of later versions: a rule with one of them is not called empty as well.
-const LATER: [&str; 3] = ["deliver", "file", "answer"];
+const LATER: [&str; 1] = ["answer"];
 /// Keys of `deny` that are answers to a key request.
 const DENY_OF_KEYS: [&str; 2] = ["errno", "ttl"];
 
@@ -46,18 +48,25 @@ pub(super) fn action(
     let before = report.errors();
     let run = table.item("run").map(|item| run::run(report, &item, kind));
     let store = table.item("store").map(|item| store(report, &item));
+    let deliver = table
+        .item("deliver")
+        .map(|item| placed::deliver(report, &item));
+    let file = table
+        .item("file")
+        .map(|item| placed::file(report, &item, kind));
     let deny = table.item("deny").map(|item| deny(report, &item));
     let pass = table
         .item("pass")
         .map(|item| item.rule_table(report).is_some());
     let on_failure = on_failure(report, table);
-    if run.is_none() && store.is_none() && deny.is_none() && pass.is_none() {
+    let kept = run.is_some() || store.is_some() || deliver.is_some() || file.is_some();
+    if !kept && deny.is_none() && pass.is_none() {
         if !LATER.iter().any(|word| table.item(word).is_some()) {
             report.mistake_with_help(
                 Code::NoAction,
                 header,
                 "this rule does nothing",
-                "add `run`, `store`, `pass` or `deny`",
+                "add `run`, `store`, `deliver`, `file`, `pass` or `deny`",
             );
         }
         return None;
@@ -83,6 +92,8 @@ pub(super) fn action(
     let actions = Actions {
         run,
         store: store.flatten(),
+        deliver: deliver.flatten(),
+        file: file.flatten(),
         on_failure: on_failure.unwrap_or(OnFailure::Store),
     };
     Some((Action::Do(actions), program))
@@ -195,11 +206,14 @@ fn on_failure(report: &mut Report, table: &Table<'_>) -> Option<OnFailure> {
     };
     let known = ["store", "pass", "drop"];
     let on_failure = item.word(report, "what can be done instead", &known, find)?;
-    if table.item("run").is_none() {
+    if !["run", "deliver", "file"]
+        .iter()
+        .any(|word| table.item(word).is_some())
+    {
         report.mistake(
             Code::MissingKey,
             item.key.clone(),
-            "`on_failure` says what happens when `run` fails, and there is no `run`",
+            "`on_failure` says what happens when `run`, `deliver` or `file` fails, and there is none of them",
             "remove it",
         );
     }

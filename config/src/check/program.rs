@@ -19,22 +19,32 @@ pub(super) fn argv(
     let words = item.list(report, 1, MAX_ARGV, |report, value| {
         let is_first = first.is_none();
         first.get_or_insert(value.span());
-        let text = item.text_up_to(report, value, MAX_WORD)?;
-        let template = match Template::parse(text, kind) {
-            Ok(template) => template,
-            Err(mistakes) => {
-                for mistake in &mistakes {
-                    placeholder(report, value, text, mistake, kind);
-                }
-                return None;
-            }
-        };
+        let (text, template) = word(report, item, value, kind)?;
         if is_first {
             program(report, value, text, &template)?;
         }
         Some(template)
     })?;
     Some((words, first?))
+}
+
+/// One word with placeholders, and its text.
+pub(super) fn word<'v>(
+    report: &mut Report,
+    item: &Item<'_>,
+    value: &'v Value<'v>,
+    kind: Kind,
+) -> Option<(&'v str, Template)> {
+    let text = item.text_up_to(report, value, MAX_WORD)?;
+    match Template::parse(text, kind) {
+        Ok(template) => Some((text, template)),
+        Err(mistakes) => {
+            for mistake in &mistakes {
+                placeholder(report, value, text, mistake, kind);
+            }
+            None
+        }
+    }
 }
 
 fn program(report: &mut Report, value: &Value<'_>, text: &str, template: &Template) -> Option<()> {

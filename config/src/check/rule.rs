@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::table::{self, Item, Table, Value};
-use super::{PolicyBuilder, Report, action, matching};
+use super::{PolicyBuilder, Report, action, matching, program};
 use crate::diagnostic::{Code, Label};
 use crate::field::Field;
 use crate::keys::{self, Words};
 use crate::plan::{Place, Program};
 use crate::rule::{Action, HostProgram, Rule, RuleRef, RunRule};
+use crate::template::Template;
 use crate::upcall::Kind;
 
 /// Checks one rule; if nothing is wrong with it, it goes to the policy.
@@ -33,6 +34,9 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
         None => Vec::new(),
     };
     let done = action::action(report, &table, value.span(), kind);
+    let post = table
+        .item("post")
+        .and_then(|item| program::argv(report, &item, kind));
     let limit = table
         .item("limit")
         .and_then(|item| action::limit(report, &item));
@@ -46,6 +50,10 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
     policy
         .host_programs
         .extend(host_program(report, &action, programs, position));
+    let (post, post_place) = post.unzip();
+    policy
+        .host_programs
+        .extend(after(report, post.as_deref(), post_place, position));
     policy.rules.push(Rule {
         source: RuleRef {
             file: Arc::clone(report.source.path()),
@@ -56,6 +64,7 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
         names_owner: conditions.iter().any(|c| c.field == Field::ContainerOwner),
         conditions,
         action,
+        post,
         limit,
         place: place(report, matched.as_ref(), value.span()),
         name_place: name.map(|(_, item)| report.label(item.value.span(), "")),
@@ -133,5 +142,20 @@ fn host_program(
         program: *program,
         place: report.label(programs?, ""),
         path: Path::new(argv.first()?.fixed()?).into(),
+    })
+}
+
+/// The program of `post`.
+fn after(
+    report: &Report,
+    post: Option<&[Template]>,
+    place: Option<Range<usize>>,
+    rule: usize,
+) -> Option<HostProgram> {
+    Some(HostProgram {
+        rule,
+        program: Program::Path,
+        place: report.label(place?, ""),
+        path: Path::new(post?.first()?.fixed()?).into(),
     })
 }

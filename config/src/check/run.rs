@@ -7,13 +7,10 @@ use super::table::{Item, Table, wrong_type};
 use super::{Report, action, program, value};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::keys::{self, Keys};
-use crate::plan::{Cgroup, Place, Program, User};
+use crate::plan::{Cgroup, Place, Program, Run, User};
 use crate::rule::RunRule;
 use crate::template::Template;
 use crate::upcall::Kind;
-
-/// How long a helper may make no progress, if nothing is written.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Keys that say how a container is entered, so that they mean nothing on the host.
 const INSIDE_ONLY: [&str; 4] = [
@@ -75,7 +72,7 @@ pub(super) fn run(
         program,
         argv,
         user: user?,
-        timeout: timeout.flatten().unwrap_or(DEFAULT_TIMEOUT),
+        timeout: timeout.flatten().unwrap_or(Run::DEFAULT_TIMEOUT),
         cgroup: cgroup?,
         memory: memory.flatten(),
         address_space: address_space.flatten(),

@@ -115,7 +115,11 @@ fn paths(report: &mut Report, item: &Item<'_>, setting: &mut Vec<PathBuf>) {
     }
 }
 
-fn checked_path(report: &mut Report, item: &Item<'_>, value: &Value<'_>) -> Option<PathBuf> {
+pub(super) fn checked_path(
+    report: &mut Report,
+    item: &Item<'_>,
+    value: &Value<'_>,
+) -> Option<PathBuf> {
     let text = item.text_of(report, value)?;
     if !text.starts_with('/') {
         let message = format!("`{text}` is not an absolute path");

@@ -67,6 +67,8 @@ codes! {
     BadGlob = "bad-glob", Error;
     /// a program or directory is not named by an absolute path, or its path has placeholders
     RelativePath = "relative-path", Error;
+    /// not a usable path of a core or of a socket
+    BadPath = "bad-path", Error;
     /// a `host_program` needs libraries of the host, which are not there inside a container
     DynamicHostProgram = "dynamic-host-program", Error;
     /// a program of the host that a rule starts cannot be started

@@ -25,6 +25,9 @@ pub enum Reason {
     HelperExit,
     HelperSignal,
     HelperTimeout,
+    SocketMissing,
+    SocketRefused,
+    FileRefused,
     JoinFailed,
     RateLimit,
     Concurrency,
@@ -43,7 +46,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in documentation order.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::Rule,
         Self::Forged,
         Self::NotDumpable,
@@ -60,6 +63,9 @@ impl Reason {
         Self::HelperExit,
         Self::HelperSignal,
         Self::HelperTimeout,
+        Self::SocketMissing,
+        Self::SocketRefused,
+        Self::FileRefused,
         Self::JoinFailed,
         Self::RateLimit,
         Self::Concurrency,
@@ -100,7 +106,12 @@ impl Reason {
             Self::HelperNotExecutable => "the helper is there and cannot be executed",
             Self::HelperExit => "the helper ended with an exit code other than 0",
             Self::HelperSignal => "the helper was killed by a signal",
-            Self::HelperTimeout => "the helper made no progress within `run.timeout`",
+            Self::HelperTimeout => "the helper made no progress within its `timeout`",
+            Self::SocketMissing => "nobody listens at the socket of `deliver`",
+            Self::SocketRefused => {
+                "the socket of `deliver` may be somebody else's, or who listens there did not take the core"
+            }
+            Self::FileRefused => "the process's user could not write the file of `file`",
             Self::JoinFailed => "a step on the way into the container failed",
             Self::RateLimit => "there were more than `limit.rate` allows",
             Self::Concurrency => "more were running than `limit.concurrent` or `limits` allows",
@@ -108,7 +119,7 @@ impl Reason {
             Self::DiskFloor => "less space is free than `store.keep_free` wants",
             Self::TooLarge => "the core is larger than `store.max_size`",
             Self::CoreLimit => {
-                "the process's own core limit forbids a core, and `store.ignore_limit` is false"
+                "the process's own core limit forbids a core, and `ignore_limit` is false"
             }
             Self::DaemonDown => "upcalld did not run",
             Self::Late => "the answer did not come before the deadline",
@@ -141,6 +152,9 @@ impl Reason {
             Self::HelperExit => "helper_exit",
             Self::HelperSignal => "helper_signal",
             Self::HelperTimeout => "helper_timeout",
+            Self::SocketMissing => "socket_missing",
+            Self::SocketRefused => "socket_refused",
+            Self::FileRefused => "file_refused",
             Self::JoinFailed => "join_failed",
             Self::RateLimit => "rate_limit",
             Self::Concurrency => "concurrency",

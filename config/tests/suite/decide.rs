@@ -85,7 +85,7 @@ fn what_a_rule_says_is_in_its_plan() {
     );
     assert_eq!(limit.concurrent, Some(2));
     assert_eq!(plan.on_failure(), OnFailure::Drop);
-    assert_eq!((plan.pass(), plan.run_refused()), (false, None));
+    assert_eq!((plan.pass(), plan.refused()), (false, &[][..]));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_word_is_bounded_and_holds_no_nul() {
 /// The reason and the message of a refusal.
 fn refused(plan: &Plan) -> (Reason, &str) {
     assert_eq!(plan.run(), None);
-    let refusal = plan.run_refused().unwrap();
+    let refusal = &plan.refused()[0];
     (refusal.reason, &refusal.message)
 }
 
@@ -336,7 +336,7 @@ fn a_run_that_failed_later_leaves_the_same() {
         "on_failure = \"drop\"",
         "store = {}",
     ] {
-        let failed = plan(&runs(INSIDE, more), &in_container()).after_failed_run();
+        let failed = plan(&runs(INSIDE, more), &in_container()).after_failure();
         let refused = plan(&runs(INSIDE, more), &on_host());
         assert_eq!(
             (failed.run(), failed.store(), failed.pass()),

@@ -221,7 +221,7 @@ fn every_example_in_a_paragraph_is_right() {
             if example.starts_with("upcall") {
                 rule = format!("[[rule]]\n{example}\n");
             }
-            if !["run", "store", "pass", "deny"]
+            if !["run", "store", "deliver", "file", "pass", "deny"]
                 .iter()
                 .any(|action| example.starts_with(action))
             {

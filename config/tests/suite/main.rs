@@ -17,6 +17,8 @@ mod given;
 #[cfg(test)]
 mod matching;
 #[cfg(test)]
+mod placed;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod reach;

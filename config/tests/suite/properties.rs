@@ -196,7 +196,8 @@ fn same(a: &Verdict, b: &Verdict) -> bool {
     match (a, b) {
         (Verdict::Deny(a), Verdict::Deny(b)) => a == b,
         (Verdict::Do(a), Verdict::Do(b)) => {
-            let reason = |plan: &upcall_config::plan::Plan| plan.run_refused().map(|r| r.reason);
+            let reason =
+                |plan: &upcall_config::plan::Plan| plan.refused().first().map(|r| r.reason);
             (a.run(), a.store(), a.pass(), reason(a)) == (b.run(), b.store(), b.pass(), reason(b))
         }
         _ => false,
@@ -330,7 +331,7 @@ proptest! {
         }
         if inside {
             prop_assert!(facts.container.is_some());
-            prop_assert!(plan.run_refused().is_none());
+            prop_assert!(plan.refused().is_empty());
         }
     }
 

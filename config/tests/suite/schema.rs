@@ -127,7 +127,7 @@ fn schema() -> Json {
             .map(|word| json!({ "required": [word] }))
             .collect()
     };
-    rule["anyOf"] = json!(any_of(&["run", "store", "pass", "deny"]));
+    rule["anyOf"] = json!(any_of(&["run", "store", "deliver", "file", "pass", "deny"]));
     rule["properties"]["run"]["oneOf"] = json!(any_of(&["command", "host_program"]));
     rule["properties"]["limit"]["anyOf"] = json!(any_of(&["rate", "concurrent"]));
     let mut container = table(&CONTAINERS, "");

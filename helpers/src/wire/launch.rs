@@ -25,6 +25,8 @@ const LEADER: u16 = 17;
 const MEMORY: u16 = 18;
 const REPORTS: u16 = 19;
 const CGROUPS_V1: u16 = 20;
+const ORIGIN: u16 = 21;
+const READY: u16 = 22;
 
 const ID_MAX: usize = 16;
 const WORDS_MAX: usize = 256;
@@ -90,6 +92,8 @@ pub enum FdRole {
     MemoryV1,
     /// A program that says which devices may be used, for the helper's own cgroup (bpf(2), `BPF_CGROUP_DEVICE`).
     Devices,
+    /// Pidfd of the process that crashed, where the helper is to find itself as that one did.
+    Origin,
     /// The open record, append only.
     Record,
     /// The program, where it is executed by descriptor.
@@ -112,6 +116,7 @@ impl FdRole {
             Self::FreezerV1 => 9,
             Self::MemoryV1 => 10,
             Self::Devices => 11,
+            Self::Origin => 12,
             Self::Number(number) => 128 | (number & 15),
         }
     }
@@ -129,6 +134,7 @@ impl FdRole {
             9 => Some(Self::FreezerV1),
             10 => Some(Self::MemoryV1),
             11 => Some(Self::Devices),
+            12 => Some(Self::Origin),
             128..=143 => Some(Self::Number(code & 15)),
             _ => None,
         }
@@ -142,6 +148,9 @@ pub enum Place {
     Container,
     /// Where the launcher is.
     Host,
+    /// Where the launcher is too, but as a user of the host who has nothing more: the ids and groups, no capability,
+    /// the system calls that a helper in a container may use.
+    User,
 }
 
 /// One program to start.
@@ -179,7 +188,8 @@ pub enum Task {
 /// A helper and everything it may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enter {
-    /// Inside the container or on the host. On the host nothing of the following up to `label` is applied.
+    /// Inside the container or on the host. As the host's root nothing of the following up to `label` is applied, as
+    /// another user of the host nothing that names the leader.
     pub place: Place,
     /// Words; the first is an absolute path in the place where it runs, or just a name with [`FdRole::Program`].
     pub argv: Vec<Vec<u8>>,
@@ -205,6 +215,12 @@ pub struct Enter {
     pub limits: [Rlimit; RLIMITS],
     /// The cgroup to join in each of the [`FdRole::CgroupV1`] hierarchies, as an absolute path.
     pub cgroups_v1: Vec<Vec<u8>>,
+    /// Process and thread, in the launcher's pid namespace, whose root and working directory the helper gets
+    /// ([`FdRole::Origin`]) instead of the leader's root. The thread, because the first of them may have ended.
+    pub origin: Option<[u32; 2]>,
+    /// Whether the helper says by one byte when it can take the core. Until then nobody claims it; and if it ends
+    /// without, its exit code is the error's number, [`super::Stage::Place`].
+    pub ready: bool,
     /// What the helper and all it starts may use of memory, in bytes.
     pub memory: Option<u64>,
     /// Ended when this long went by without a byte taken, in milliseconds.
@@ -266,6 +282,7 @@ impl Enter {
         let place = match self.place {
             Place::Container => 1,
             Place::Host => 2,
+            Place::User => 3,
         };
         let namespaces: Vec<u8> = self
             .namespaces
@@ -301,6 +318,13 @@ impl Enter {
             .u32(LEADER, self.leader)
             .option_u64(MEMORY, self.memory)
             .list(CGROUPS_V1, &self.cgroups_v1, FDS_MAX, PATH_MAX);
+        if let Some(origin) = self.origin {
+            let bytes: Vec<u8> = origin.into_iter().flat_map(u32::to_le_bytes).collect();
+            writer.bytes(ORIGIN, &bytes, 8);
+        }
+        if self.ready {
+            writer.u8(READY, 1);
+        }
     }
 }
 
@@ -327,6 +351,8 @@ struct Raw {
     memory: Option<u64>,
     reports: Option<bool>,
     cgroups_v1: Vec<Vec<u8>>,
+    origin: Option<[u32; 2]>,
+    ready: Option<bool>,
 }
 
 impl Raw {
@@ -341,6 +367,7 @@ impl Raw {
             PLACE => match field.u8()? {
                 1 => once(&mut self.place, tag, Place::Container),
                 2 => once(&mut self.place, tag, Place::Host),
+                3 => once(&mut self.place, tag, Place::User),
                 _ => Err(DecodeError::Value(tag)),
             },
             JOIN => once(&mut self.join, tag, field.u32()?),
@@ -357,6 +384,12 @@ impl Raw {
             MEMORY => once(&mut self.memory, tag, field.u64()?),
             REPORTS => once(&mut self.reports, tag, field.u8()? != 0),
             CGROUPS_V1 => field.push(&mut self.cgroups_v1, FDS_MAX, PATH_MAX),
+            ORIGIN => {
+                let numbers = field.u32s(2)?.try_into();
+                let numbers = numbers.map_err(|_| DecodeError::Value(tag))?;
+                once(&mut self.origin, tag, numbers)
+            }
+            READY => once(&mut self.ready, tag, field.u8()? != 0),
             _ => field.unknown(),
         }
     }
@@ -369,7 +402,11 @@ impl Raw {
         }
         let fds = self.fds.unwrap_or_default();
         let v1 = fds.iter().filter(|role| **role == FdRole::CgroupV1).count();
-        if fds.len() != descriptors || v1 != self.cgroups_v1.len() {
+        let origin = fds.contains(&FdRole::Origin);
+        if fds.len() != descriptors
+            || v1 != self.cgroups_v1.len()
+            || origin != self.origin.is_some()
+        {
             return Err(DecodeError::Descriptors);
         }
         if self.argv.is_empty()
@@ -405,6 +442,8 @@ impl Raw {
                 limits: pairs(&self.limits.ok_or(DecodeError::Missing(LIMITS))?)
                     .map(|[soft, hard]| Rlimit { soft, hard }),
                 cgroups_v1: self.cgroups_v1,
+                origin: self.origin,
+                ready: self.ready.unwrap_or(false),
                 memory: self.memory,
                 progress: self.progress.ok_or(DecodeError::Missing(PROGRESS))?,
                 output: self.output.ok_or(DecodeError::Missing(OUTPUT))?,

@@ -56,11 +56,12 @@ pub enum Stage {
     Claim = 25,
     Deadline = 26,
     Store = 27,
+    Place = 28,
 }
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Plan,
         Self::Fork,
         Self::Freezer,
@@ -88,6 +89,7 @@ impl Stage {
         Self::Claim,
         Self::Deadline,
         Self::Store,
+        Self::Place,
     ];
 
     /// The word used in records and messages.
@@ -120,6 +122,7 @@ impl Stage {
             Self::Claim => "claim",
             Self::Deadline => "deadline",
             Self::Store => "store",
+            Self::Place => "place",
         }
     }
 

@@ -64,6 +64,10 @@ mod ns_coredumpctl;
 #[cfg(test)]
 mod ns_daemon;
 #[cfg(test)]
+mod ns_deliver;
+#[cfg(test)]
+mod ns_file;
+#[cfg(test)]
 mod ns_helpers;
 #[cfg(test)]
 mod ns_limits;
@@ -73,6 +77,8 @@ mod ns_machine;
 mod ns_machine_units;
 #[cfg(test)]
 mod ns_pipeline;
+#[cfg(test)]
+mod ns_post;
 #[cfg(test)]
 mod ns_profile;
 #[cfg(test)]

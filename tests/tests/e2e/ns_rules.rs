@@ -301,19 +301,26 @@ fn what_stood_before_us_finds_no_descriptor_that_it_did_not_ask_for() -> Result<
 }
 
 #[test]
-fn pass_to_a_file_pattern_is_a_copy_within_the_processs_limit() -> Result<()> {
+fn pass_to_a_file_pattern_is_the_file_that_the_kernel_would_have_written() -> Result<()> {
     needs!(Root, Runc);
     let scene = Scene::new("")?;
+    let before = Pattern::parse("core.%p.%e");
+    scene.sandbox.hook(|hook| hook.previous = before)?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+    let root = container.root().path();
+    std::os::unix::fs::chown(root, Some(300_000), None)?;
     let dump = CoreDump::of(container.init())?;
     let (record, _) = scene.dump(&dump.clone().word("%c", "18446744073709551615"))?;
     assert_eq!(record.outcome, Outcome::Done, "{record:?}");
-    assert_eq!(scene.kept(&record)?, dump.core());
-    let (record, _) = scene.dump(&dump.word("%c", "0"))?;
+    assert!(std::fs::read(root.join("core.1.init"))? == dump.core());
+    let (record, _) = scene.dump(&dump.clone().word("%c", "0"))?;
     assert_eq!(
-        action(&record, "store")?.reason.as_deref(),
+        action(&record, "file")?.reason.as_deref(),
         Some("core_limit")
     );
+    // Where it is not certain whose file it would be, a copy is kept.
+    let (record, _) = scene.dump(&dump.word("%d", "2").word("%c", "8192"))?;
+    assert!(action(&record, "store").is_ok(), "{record:?}");
     scene.end()
 }
 

@@ -1,6 +1,7 @@
 //! What a record says of the work on one upcall: which of its actions went wrong and why, and all of them together.
 
 use upcall_config::facts::Reason;
+use upcall_config::placed::CORE_MIN;
 use upcall_config::plan::{Plan, Store};
 use upcall_config::text::escape;
 
@@ -10,20 +11,22 @@ use crate::launch::Slot;
 use crate::store::record::{Action, Outcome};
 
 impl Work<'_> {
-    /// Notes a `run` that the rule has and that may not be done.
-    pub(super) fn refused_run(&mut self, plan: &Plan) {
-        let Some(refusal) = plan.run_refused() else {
-            return;
-        };
-        let mut action = Action::new("run");
-        action.outcome = Outcome::Refused;
-        action.reason = Some(refusal.reason.to_string());
-        action.message = Some(refusal.message.clone());
-        self.actions.push(action);
-        self.wrong = Some(Explained {
-            reason: refusal.reason,
-            message: refusal.message.clone(),
-        });
+    /// Notes what the rule has and may not be done.
+    pub(super) fn refused(&mut self, plan: &Plan) {
+        for refusal in plan.refused() {
+            let mut action = Action::new(refusal.action);
+            action.outcome = Outcome::Refused;
+            action.reason = Some(refusal.reason.to_string());
+            action.message = Some(refusal.message.clone());
+            self.actions.push(action);
+            // What its own process did not want is nothing that went wrong.
+            if refusal.reason != Reason::CoreLimit {
+                self.wrong(Explained {
+                    reason: refusal.reason,
+                    message: refusal.message.clone(),
+                });
+            }
+        }
     }
 
     /// Notes a launch that never was.
@@ -86,6 +89,16 @@ impl Work<'_> {
             .unwrap_or_default()
     }
 
+    /// What a program of ours was to open: the path of a file or of a socket, as messages name it.
+    pub(in crate::broker) fn target(&self, slot: Slot) -> String {
+        let of = |action: &&Action| action.action == slot.as_str();
+        let argv = self.actions.iter().rfind(of);
+        let argv = argv.and_then(|action| action.argv.as_ref());
+        let place = if slot == Slot::Deliver { 3 } else { 2 };
+        let word = argv.and_then(|argv| argv.get(place));
+        word.cloned().unwrap_or_default()
+    }
+
     /// Where it runs, as messages name it.
     pub(in crate::broker) fn place(&self) -> String {
         match &self.container {
@@ -103,10 +116,8 @@ pub(in crate::broker) fn within_core_limit(
     store: Store,
     limit: Option<u64>,
 ) -> Result<(), Box<Action>> {
-    /// Below a page the kernel itself writes no core file (fs/coredump.c).
-    const PAGE: u64 = 4096;
     let limit = limit.unwrap_or(u64::MAX);
-    if store.ignore_limit() || limit >= PAGE {
+    if store.ignore_limit() || limit >= CORE_MIN {
         return Ok(());
     }
     let mut action = Action::new("store");

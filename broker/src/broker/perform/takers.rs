@@ -13,21 +13,24 @@ use crate::store::record::Action;
 
 /// One that takes the core, through a keeper.
 #[derive(Debug, Clone)]
-pub(super) enum Taker {
-    /// The rule's helper.
-    Run(Run),
+pub(super) struct Taker {
+    pub(super) slot: Slot,
+    run: Run,
 }
 
 impl Taker {
     /// All of a plan, in the order in which they are started and recorded.
     pub(super) fn all(plan: &Plan) -> Vec<Self> {
-        plan.run().cloned().map(Self::Run).into_iter().collect()
-    }
-
-    pub(super) fn slot(&self) -> Slot {
-        match self {
-            Self::Run(_) => Slot::Run,
-        }
+        let takers = [
+            (Slot::Run, plan.run()),
+            (Slot::Deliver, plan.deliver()),
+            (Slot::File, plan.file()),
+        ];
+        let taker = |(slot, run): (Slot, Option<&Run>)| {
+            let run = run?.clone();
+            Some(Self { slot, run })
+        };
+        takers.into_iter().filter_map(taker).collect()
     }
 }
 
@@ -41,8 +44,8 @@ impl Work<'_> {
             return Ok(());
         };
         let action = self.start(taker, Source::Kernel(kernel)).await?;
-        self.launched(taker.slot(), Some(action));
-        self.claimant = Some(taker.slot());
+        self.launched(taker.slot, Some(action));
+        self.claimant = Some(taker.slot);
         self.follow().await
     }
 
@@ -56,8 +59,8 @@ impl Work<'_> {
         let mut feeds = Vec::new();
         for taker in takers {
             match self.start_fed(taker).await {
-                Ok(feed) => feeds.push((taker.slot(), feed)),
-                Err(wrong) => self.failed(taker.slot(), wrong),
+                Ok(feed) => feeds.push((taker.slot, feed)),
+                Err(wrong) => self.failed(taker.slot, wrong),
             }
         }
         let mut store = store;
@@ -69,7 +72,7 @@ impl Work<'_> {
                 return false;
             }
             if feeds.len() < takers.len() {
-                let instead = plan.after_failed_run().store();
+                let instead = plan.after_failure().store();
                 store = instead.and_then(|store| self.room_for(store));
             }
         }
@@ -88,22 +91,18 @@ impl Work<'_> {
         let hold = kernel.pipe.as_fd();
         let source = Source::Stored { pipe: read, hold };
         let action = self.start(taker, source).await?;
-        self.launched(taker.slot(), Some(action));
+        self.launched(taker.slot, Some(action));
         Ok(write)
     }
 
     async fn start(&self, taker: &Taker, source: Source<'_>) -> Result<Action, Explained> {
         let launcher = &self.broker.launcher;
-        let launched = match taker {
-            Taker::Run(run) => {
-                let inside = run.place() == Place::Container;
-                let container = self.container.as_ref().filter(|_| inside);
-                let origin = self.origin.as_ref();
-                launcher
-                    .run(self.job(), run, container, origin, source)
-                    .await
-            }
-        };
+        let inside = taker.run.place() == Place::Container;
+        let container = self.container.as_ref().filter(|_| inside);
+        let what = (taker.slot, &taker.run);
+        let launched = launcher
+            .run(self.job(), what, container, self.origin.as_ref(), source)
+            .await;
         launched.map_err(|error| reason::launch(&error, &self.place()))
     }
 

@@ -57,7 +57,7 @@ pub(crate) fn execute(
     if program.is_none() && enter.place == Place::Container {
         check(path)?;
     }
-    if enter.place == Place::Container {
+    if enter.place != Place::Host {
         sys::filter_system_calls(&context.seccomp).at(Stage::Seccomp)?;
     }
     // Whatever their flags: an open descriptor could be named by the path that is executed.

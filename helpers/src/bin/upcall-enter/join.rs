@@ -43,14 +43,16 @@ fn join(
     pipes: &TheirPipes,
 ) -> Result<Infallible, Failure> {
     let proc = prepare(context, enter, fds, pipes)?;
-    if enter.place == Place::Container {
-        enter_container(enter, fds, &proc)?;
+    match enter.place {
+        Place::Container => enter_container(enter, fds, &proc)?,
+        Place::User => become_user(enter, fds, &proc)?,
+        Place::Host => {}
     }
     // Nothing of the container's is looked at before we are in the cgroups that bound us.
     let mut go = [0; 1];
     let going = nix::unistd::read(&pipes.go, &mut go).at(Stage::Cgroup)?;
     require(going == 1, Stage::Cgroup, Errno::ESRCH)?;
-    if enter.place == Place::Container {
+    if enter.place != Place::Host {
         inside::drop_rights(enter, &proc)?;
         // Changing ids took it away (kernel/cred.c, commit_creds).
         die_with_parent(&pipes.sender)?;
@@ -69,8 +71,10 @@ fn prepare(
 ) -> Result<OwnedFd, Failure> {
     die_with_parent(&pipes.sender)?;
     let proc = context.proc.try_clone().at(Stage::Scheduling)?;
-    if enter.place == Place::Container {
+    if enter.place != Place::Host {
         refuse_dumpable(proc.as_fd())?;
+    }
+    if enter.place == Place::Container {
         raise_oom_score(proc.as_fd(), enter.leader)?;
         match sys::share_core_cookie(enter.leader) {
             // No simultaneous multithreading, or a kernel without core scheduling: nobody to be kept apart from.
@@ -150,7 +154,7 @@ fn arrange_descriptors(fds: &Fds, pipes: &TheirPipes, proc: &OwnedFd) -> Result<
     sys::dup_to(pipes.stdin.as_fd(), 0)?;
     sys::dup_to(pipes.stdout.as_fd(), 1)?;
     sys::dup_to(pipes.stdout.as_fd(), 2)?;
-    let needed = [FdRole::Leader, FdRole::Program]
+    let needed = [FdRole::Leader, FdRole::Origin, FdRole::Program]
         .into_iter()
         .filter_map(|role| fds.get(role));
     let numbers = needed.chain([proc, &pipes.go]).map(AsRawFd::as_raw_fd);
@@ -179,17 +183,11 @@ fn enter_container(enter: &Enter, fds: &mut Fds, proc: &OwnedFd) -> Result<(), F
     require(enter.join != 0, Stage::Plan, Errno::EINVAL)?;
     let leader = fds.need(FdRole::Leader)?;
     // Before the join: inside, setgroups(2) may be forbidden, and these are the host's numbers.
-    let groups: Vec<Gid> = enter
-        .groups
-        .iter()
-        .map(|group| Gid::from_raw(*group))
-        .collect();
-    setgroups(&groups).at(Stage::Groups)?;
+    take_groups(enter)?;
     // The root before the join too: a chrooted init's is not its mount namespace's. By number, so alive afterwards.
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let path = format!("{}/root", enter.leader);
-    let root = openat(proc, path.as_str(), flags, Mode::empty()).at(Stage::Root)?;
+    let room = Room::open(enter, proc)?;
     sys::pidfd_send_signal(leader.as_fd(), 0).at(Stage::Join)?;
+    verify_origin(enter, fds)?;
     // All but the pid namespace, in which we were born.
     let join = enter.join & !NAMESPACES[2].1;
     if join != 0 {
@@ -197,13 +195,32 @@ fn enter_container(enter: &Enter, fds: &mut Fds, proc: &OwnedFd) -> Result<(), F
     }
     drop(leader);
     verify_namespaces(proc.as_fd(), &enter.namespaces)?;
-    change_root(root)?;
+    room.change_to()?;
     // Joining a user namespace filled it up again (user_namespaces(7)), so only now.
     sys::limit_bounding_set(enter.capabilities).at(Stage::Bounding)?;
     if enter.join & NAMESPACES[0].1 != 0 {
         take_ids(enter)?;
     }
     Ok(())
+}
+
+/// The steps to a user of the host, where the process that crashed was; the ids follow with the rights.
+fn become_user(enter: &Enter, fds: &mut Fds, proc: &OwnedFd) -> Result<(), Failure> {
+    require(
+        enter.join == 0 && enter.origin.is_some(),
+        Stage::Plan,
+        Errno::EINVAL,
+    )?;
+    take_groups(enter)?;
+    let room = Room::open(enter, proc)?;
+    verify_origin(enter, fds)?;
+    room.change_to()?;
+    sys::limit_bounding_set(enter.capabilities).at(Stage::Bounding)
+}
+
+fn take_groups(enter: &Enter) -> Result<(), Failure> {
+    let groups = enter.groups.iter().map(|group| Gid::from_raw(*group));
+    setgroups(&groups.collect::<Vec<_>>()).at(Stage::Groups)
 }
 
 /// Flags as setns(2) takes them.
@@ -237,14 +254,48 @@ fn verify_namespaces(proc: BorrowedFd<'_>, expected: &[NamespaceId; 8]) -> Resul
     Ok(())
 }
 
-/// The leader's root, and nothing of the host's left to walk out by.
-fn change_root(root: OwnedFd) -> Result<(), Failure> {
-    fchdir(&root).at(Stage::Root)?;
-    chroot(".").at(Stage::Root)?;
-    chdir("/").at(Stage::Root)?;
-    drop(root);
-    let reachable = sys::working_directory_is_reachable().at(Stage::Root)?;
-    require(reachable, Stage::Root, Errno::EXDEV)
+/// Where the helper is to find itself: a root, and a directory below it if that is not the root.
+struct Room {
+    root: OwnedFd,
+    directory: Option<OwnedFd>,
+}
+
+impl Room {
+    /// The leader's root; or the origin's, and its working directory. By number, so [`verify_origin`] has to follow.
+    fn open(enter: &Enter, proc: &OwnedFd) -> Result<Self, Failure> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let open = |path: String| openat(proc, path.as_str(), flags, Mode::empty()).at(Stage::Root);
+        let Some([process, thread]) = enter.origin else {
+            let (root, directory) = (open(format!("{}/root", enter.leader))?, None);
+            return Ok(Self { root, directory });
+        };
+        let of = |what| open(format!("{process}/task/{thread}/{what}"));
+        let (root, directory) = (of("root")?, Some(of("cwd")?));
+        Ok(Self { root, directory })
+    }
+
+    /// Goes there, with nothing of the host's left to walk out by.
+    fn change_to(self) -> Result<(), Failure> {
+        fchdir(&self.root).at(Stage::Root)?;
+        chroot(".").at(Stage::Root)?;
+        match &self.directory {
+            Some(directory) => fchdir(directory),
+            None => chdir("/"),
+        }
+        .at(Stage::Root)?;
+        drop(self);
+        let reachable = sys::working_directory_is_reachable().at(Stage::Root)?;
+        require(reachable, Stage::Root, Errno::EXDEV)
+    }
+}
+
+/// What was opened by the origin's number was the origin's: it still has it.
+fn verify_origin(enter: &Enter, fds: &mut Fds) -> Result<(), Failure> {
+    if enter.origin.is_some() {
+        let origin = fds.need(FdRole::Origin)?;
+        sys::pidfd_send_signal(origin.as_fd(), 0).at(Stage::Root)?;
+    }
+    Ok(())
 }
 
 /// The helper's ids. Until here we are the host's root to every file; from here the container's at most.

@@ -4,6 +4,8 @@
 //! holds that pipe's lock, for as long as its page faults take, and a tenant can make a page fault take for ever
 //! (userfaultfd, FUSE). Then only this keeper waits, and neither the launcher nor another tenant.
 
+mod ready;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -27,6 +29,9 @@ use crate::status::{LENGTH, Message};
 
 /// From the fork to the helper's first instruction: longer means a file system that does not answer. Nanoseconds.
 const EXEC_DEADLINE: u64 = 5_000_000_000;
+
+/// Who takes less than so many bytes in a second, on the whole, is at the other end of a socket on purpose.
+const SLOWEST: u64 = 64 << 10;
 
 /// Every wait ends after this, to beat. Milliseconds.
 pub(crate) const TICK: u16 = 500;
@@ -140,11 +145,15 @@ impl Keeper<'_> {
         let helper = self.fork(cgroup, fds, &theirs, &ours.going)?;
         drop((theirs, ours.going));
         let begun = self.executed(ours.status);
+        let begun = begun.and_then(|()| self.ready(&ours.output, &helper));
         let begun = begun.and_then(|()| claim.map_or(Ok(()), |claim| take_claim(&claim)));
         begun.inspect_err(|_| helper.kill())?;
         reporter.tell(Event::Started { pid: helper.pid });
         let (limit, progress) = (self.enter.output, self.enter.progress);
         let mut relay = Relay::new(source, ours.stdin, ours.output, limit, progress);
+        if self.enter.ready {
+            relay.demand(SLOWEST);
+        }
         let timed_out = relay.run(&helper.pidfd, self.row).is_err();
         if timed_out {
             cgroup.kill();

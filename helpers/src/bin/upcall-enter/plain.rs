@@ -78,6 +78,7 @@ impl Given {
                 | FdRole::Stdin
                 | FdRole::MemoryV1
                 | FdRole::Devices
+                | FdRole::Origin
                 | FdRole::Hold => {}
             }
         }

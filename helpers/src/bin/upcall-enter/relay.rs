@@ -26,6 +26,8 @@ pub(crate) struct Relay {
     fed: u64,
     /// Nanoseconds without progress after which it is over.
     patience: u64,
+    /// Bytes that have to go in every second beyond the patience; 0: any number.
+    slowest: u64,
     state: State,
 }
 
@@ -63,8 +65,24 @@ impl Relay {
             said_max: usize::try_from(output_max).unwrap_or(0),
             fed: 0,
             patience: u64::from(progress).saturating_mul(1_000_000),
+            slowest: 0,
             state: State::Source,
         }
+    }
+
+    /// Ends it also when fewer than so many bytes go in a second, on the whole.
+    pub(crate) fn demand(&mut self, slowest: u64) {
+        self.slowest = slowest;
+    }
+
+    /// Whether feeding takes longer than so many bytes may.
+    fn crawls(&self, since_start: u64) -> bool {
+        // What is in the pipe is not taken yet.
+        let taken = self.fed.saturating_sub(CHUNK as u64);
+        let allowed = taken.checked_div(self.slowest);
+        let allowed = allowed.map(|seconds| seconds.saturating_mul(1_000_000_000));
+        self.state == State::Feed
+            && allowed.is_some_and(|allowed| since_start > self.patience.saturating_add(allowed))
     }
 
     /// Relays until the helper has ended.
@@ -72,7 +90,8 @@ impl Relay {
     /// # Errors
     /// Nothing moved for too long.
     pub(crate) fn run(&mut self, helper: &OwnedFd, row: Row) -> Result<(), TimedOut> {
-        let mut last = row.beat();
+        let start = row.beat();
+        let mut last = start;
         loop {
             let ready = self.wait(helper);
             let now = row.beat();
@@ -88,7 +107,7 @@ impl Relay {
                 self.listen();
                 return Ok(());
             }
-            if now.saturating_sub(last) > self.patience {
+            if now.saturating_sub(last) > self.patience || self.crawls(now.saturating_sub(start)) {
                 return Err(TimedOut);
             }
         }

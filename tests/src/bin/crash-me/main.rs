@@ -5,6 +5,7 @@
 //! SIGUSR1 first, so that somebody outside can learn its pid.
 
 mod hostile;
+mod receiver;
 mod sys;
 
 use std::io::Write;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     {
         Some(b"init") => init(&words),
         Some(b"hostile") => hostile::run(&words),
+        Some(b"receiver") => receiver::run(&words),
         _ => victim(&words),
     }
 }

@@ -10,7 +10,7 @@ pub(crate) const HELP: &str = "\
 demo: nine real crashes, in containers and beside them, and what upcalld does with each; as root
 
 usage: demo --libexec DIR --daemon PATH [options]
-  --libexec DIR     the static programs: upcall-shim, upcall-enter, upcall-store, upcall-probe, crash-me
+  --libexec DIR     the static programs: upcall-shim, upcall-enter, upcall-store, upcall-place, upcall-probe, crash-me
   --daemon PATH     upcalld; upcallctl is looked for beside it
   --packages TEXT   what was done about packages, as `make demo` prints it
   --json            one document for programs instead of tables
