@@ -278,13 +278,20 @@ pub struct Action {
     pub compress: Option<String>,
     /// Whether there was more.
     pub truncated: Option<bool>,
-    /// `kept`, or why it is there no more: `evicted` for another one of the same share, `expired`.
+    /// `kept`, or why it is there no more: `evicted` for another one of the same share, `expired`, `removed` by an
+    /// admin.
     pub state: Option<String>,
     /// Whose share of the space for cores it takes: `runc/web`, `user/1000`.
     pub share: Option<String>,
 }
 
 impl Action {
+    /// Why a core that was kept is there no more: the word of `state`; `None` while it is.
+    pub fn gone(&self) -> Option<&str> {
+        let state = self.state.as_deref();
+        state.filter(|state| *state != "kept")
+    }
+
     /// One that has not ended.
     pub fn new(action: &str) -> Self {
         Self {

@@ -170,16 +170,29 @@ fn cores_are_roots_alone() {
     for (name, mode) in [("s", 0o755), ("s/records", 0o755), ("s/cores", 0o700)] {
         std::fs::set_permissions(bench.path(name), PermissionsExt::from_mode(mode)).unwrap();
     }
-    for entry in std::fs::read_dir(bench.path("s/records")).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
-    }
+    let records_for_all = || {
+        for entry in std::fs::read_dir(bench.path("s/records")).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
+        }
+    };
+    records_for_all();
     let listed = bench.run_as_nobody(&["cores", "--is", "kept"]);
     assert_eq!(
         (listed.out.lines().count(), listed.status),
         (3, 0),
         "{listed:?}"
     );
+    // Who cannot look for the file is told by the record.
+    let removed = bench.run(&["cores", "rm", "e9p", "--yes"]);
+    assert_eq!(removed.status, 0, "{removed:?}");
+    records_for_all();
+    for (word, lines) in [("kept", 2), ("removed", 2)] {
+        let listed = bench.run_as_nobody(&["cores", "--is", word]);
+        assert_eq!(listed.out.lines().count(), lines, "{listed:?}");
+    }
+    let shown = bench.run_as_nobody(&["show", "e9p"]);
+    assert!(shown.out.contains(", removed: by root, "), "{shown:?}");
     let dump = bench.run_as_nobody(&["cores", "dump", "k3m"]);
     let rm = bench.run_as_nobody(&["cores", "rm", "--all", "--yes"]);
     insta::assert_snapshot!([dump.all(), rm.all()].concat());

@@ -141,13 +141,25 @@ pub(crate) fn verdict(record: &Record) -> String {
     if record.outcome == Outcome::Done {
         return match record.verdict.actions.as_slice() {
             [] => "-".to_owned(),
-            actions => actions.join(", "),
+            actions => {
+                let cells = actions.iter().map(|action| cell(record, action));
+                cells.collect::<Vec<_>>().join(", ")
+            }
         };
     }
     let reason = record.reason.as_deref();
     match reason.or_else(|| first_reason(&record.actions)) {
         Some(reason) => format!("{outcome}: {reason}"),
         None => outcome.to_owned(),
+    }
+}
+
+/// An action that was done; what was kept and is there no more says so.
+fn cell(record: &Record, name: &str) -> String {
+    let mut done = record.actions.iter().filter(|done| done.action == name);
+    match done.find_map(Action::gone) {
+        Some(gone) => format!("{name} ({gone})"),
+        None => name.to_owned(),
     }
 }
 

@@ -318,6 +318,22 @@ mod tests {
     }
 
     #[test]
+    fn a_core_that_is_kept_no_more_says_so() {
+        for (word, listed) in [
+            ("evicted", "run, store (evicted)"),
+            ("removed", "run, store (removed)"),
+        ] {
+            let mut record = given::shop();
+            record.actions[1].state = Some(word.to_owned());
+            record.actions[1].message = Some("by root".to_owned());
+            let text = text(&record, &Look::given());
+            let said = format!("was kept, 412 MiB as 61 MiB, {word}: by root\n");
+            assert!(text.contains(&said), "{text}");
+            assert_eq!(row::verdict(&record), listed);
+        }
+    }
+
+    #[test]
     fn without_utf8_marks_are_words() {
         let look = Look {
             utf8: false,

@@ -103,6 +103,8 @@ fn remove(context: &Context, core: &Found) -> Result<(), Failure> {
     };
     for action in &mut record.actions {
         if action.action == "store" {
+            action.state = Some("removed".to_owned());
+            action.path = None;
             action.message = Some(format!("by {}, {}", user(), context.look.now));
         }
     }

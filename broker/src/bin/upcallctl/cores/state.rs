@@ -26,6 +26,8 @@ pub(crate) enum Word {
     NotKept,
     /// Was kept, and had to make room for others.
     Evicted,
+    /// Was kept, for as long as `store.max_age` says.
+    Expired,
     /// Was kept, and somebody removed it.
     Removed,
     /// The kernel gave it and its data is gone.
@@ -107,6 +109,7 @@ impl State {
             Word::Refused => because("refused"),
             Word::NotKept => because("not kept"),
             Word::Evicted => because("evicted"),
+            Word::Expired => because("expired"),
             Word::Removed => because("removed"),
             Word::Lost => because("lost"),
             Word::Missed => because("missed"),
@@ -127,9 +130,12 @@ impl State {
         match self.word {
             Word::Kept | Word::Delivered | Word::Passed => Paint::Plain,
             Word::Lost | Word::Missed => Paint::Bad,
-            Word::Truncated | Word::Refused | Word::NotKept | Word::Evicted | Word::Removed => {
-                Paint::Doubt
-            }
+            Word::Truncated
+            | Word::Refused
+            | Word::NotKept
+            | Word::Evicted
+            | Word::Expired
+            | Word::Removed => Paint::Doubt,
         }
     }
 }
@@ -145,6 +151,7 @@ impl Word {
             Self::Refused => "refused",
             Self::NotKept => "not_kept",
             Self::Evicted => "evicted",
+            Self::Expired => "expired",
             Self::Removed => "removed",
             Self::Lost => "lost",
             Self::Missed => "missed",
@@ -153,9 +160,10 @@ impl Word {
 }
 
 fn on_disk(kept: &Action, there: Option<bool>) -> Word {
-    match there {
-        _ if matches!(kept.state.as_deref(), Some("evicted" | "expired")) => Word::Evicted,
-        Some(false) => Word::Removed,
+    match (kept.gone(), there) {
+        (Some("evicted"), _) => Word::Evicted,
+        (Some("expired"), _) => Word::Expired,
+        (Some(_), _) | (None, Some(false)) => Word::Removed,
         _ if kept.truncated == Some(true) => Word::Truncated,
         _ => Word::Kept,
     }
@@ -188,6 +196,14 @@ mod tests {
         assert_eq!(text(&record, None), kept);
         assert_eq!(text(&record, Some(true)), kept);
         assert_eq!(text(&record, Some(false)), "removed");
+        for word in ["evicted", "expired", "removed"] {
+            // Who may not look at the files believes the record.
+            let mut gone = record.clone();
+            gone.actions[1].state = Some(word.to_owned());
+            gone.actions[1].message = Some("why".to_owned());
+            assert_eq!(text(&gone, None), format!("{word}: why"));
+            assert_eq!(text(&gone, Some(false)), format!("{word}: why"));
+        }
         record.process.dumpable = Some(2);
         assert_eq!(text(&record, None), "kept, root only: dumpable is 2");
         record.actions[1].truncated = Some(true);

@@ -64,8 +64,10 @@ fn ended(action: &Action) -> String {
         Outcome::Failed | Outcome::Refused | Outcome::Partial
     );
     if let Some(reason) = action.reason.as_ref().filter(|_| bad) {
-        let message = action.message.as_deref().unwrap_or_default();
-        parts.push(format!("{reason}: {message}"));
+        // Of a core that is there no more, the message is about that.
+        let message = action.message.as_ref().filter(|_| action.gone().is_none());
+        let message = message.map_or_else(String::new, |message| format!(": {message}"));
+        parts.push(format!("{reason}{message}"));
     }
     let after = action.duration_us.map(format::duration);
     let after = after.map_or_else(String::new, |after| format!(" after {after}"));
@@ -85,18 +87,20 @@ fn ended(action: &Action) -> String {
         } else {
             format!("{} as {}", format::size(size), format::size(stored))
         };
-        let truncated = match action.truncated {
-            Some(true) => "kept, truncated",
-            _ => "kept",
+        let cut = match action.truncated {
+            Some(true) => ", truncated",
+            _ => "",
         };
-        let path = action
-            .path
-            .as_ref()
-            .map(|path| format!(": {}", printable(path)));
-        parts.push(format!(
-            "{truncated}, {size}, root only{}",
-            path.unwrap_or_default()
-        ));
+        let path = action.path.as_ref();
+        let path = path.map_or_else(String::new, |path| format!(": {}", printable(path)));
+        parts.push(match action.gone() {
+            None => format!("kept{cut}, {size}, root only{path}"),
+            Some(gone) => {
+                let why = action.message.as_ref();
+                let why = why.map_or_else(String::new, |why| format!(": {why}"));
+                format!("was kept{cut}, {size}, {gone}{why}")
+            }
+        });
     }
     if parts.is_empty() {
         parts.push(action.outcome.as_str().to_owned());
