@@ -7,6 +7,7 @@ mod facts;
 mod follow;
 mod forget;
 mod kept;
+mod key;
 mod log;
 mod missed;
 mod perform;
@@ -95,6 +96,8 @@ pub struct Broker {
     policy: RwLock<Arc<Policy>>,
     resolver: Resolver,
     admit: Admit,
+    /// The same limits for keys, counted apart: nobody's crash waits for his own keys.
+    keys: Admit,
     launcher: Arc<Launcher>,
     records: Records,
     cores: File,
@@ -149,6 +152,7 @@ impl Broker {
         Ok(Self {
             resolver: Resolver::new(&settings.runtimes, Some(launcher.cgroups()))?,
             admit: Admit::new(settings.limits),
+            keys: Admit::new(settings.limits),
             records: Records::create(&places.state)?,
             cores: File::open(&cores)?,
             ledger: Ledger::new(settings.store)?,

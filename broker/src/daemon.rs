@@ -56,12 +56,12 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let kernel = pattern::kernel_socket(&options.run, &options.hooks);
     let sockets = activation::given(&options.run.join("upcall.sock"), &kernel)?;
     let image = seal(&options.libexec, "upcall-enter")?;
+    let process = Process::start(&image).context("the launcher cannot be started")?;
     let own = OwnPrograms {
         store: seal(&options.libexec, "upcall-store")?,
         place: seal(&options.libexec, "upcall-place")?,
+        enter: image,
     };
-    let process = Process::start(&image).context("the launcher cannot be started")?;
-    drop(image);
     // The last thing that takes more than what is kept.
     let cgroups = Cgroups::mount().context("cgroups")?;
     let launcher = Started {

@@ -5,6 +5,7 @@
 
 mod action;
 mod container;
+mod key;
 mod matching;
 mod placed;
 mod program;
@@ -14,6 +15,8 @@ mod settings;
 mod table;
 mod value;
 mod whole;
+
+pub(crate) use key::{ERRNO, FILES};
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -6,8 +6,10 @@
 mod refuse;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::facts::{ContainerFacts, Facts};
+use crate::keytype;
 use crate::matcher::{self, Truth, View};
 use crate::placed::{self, Delivery};
 use crate::plan::{OnFailure, Place, Plan, Program, Run, User};
@@ -49,6 +51,10 @@ pub enum Verdict {
 pub struct Denial {
     /// The admin's own words, `deny.reason`.
     pub reason: Arc<str>,
+    /// What the requester of a key is told.
+    pub errno: u32,
+    /// For how long the refusal of a key holds.
+    pub ttl: Duration,
 }
 
 /// Which rules were looked at, with what result. Small: texts are made by [`crate::explain::explain`] on demand.
@@ -129,6 +135,7 @@ fn pass(context: Option<&Context<'_>>, facts: &Facts) -> Plan {
         store: None,
         pass: true,
         own_place: own_place(facts, container),
+        answer: None,
         on_failure: OnFailure::Store,
         limit: context.and_then(|context| context.rule.limit),
     }
@@ -155,8 +162,11 @@ struct Context<'a> {
 impl Context<'_> {
     fn verdict(&self) -> Verdict {
         match &self.rule.action {
-            Action::Deny { reason } => Verdict::Deny(Denial {
-                reason: Arc::clone(reason),
+            Action::Deny(denial) => Verdict::Deny(denial.clone()),
+            Action::Answer(answer) => Verdict::Do(Plan {
+                answer: Some(answer.clone()),
+                pass: false,
+                ..pass(Some(self), self.facts)
             }),
             Action::Pass => Verdict::Do(pass(Some(self), self.facts)),
             Action::Do(actions) => Verdict::Do(self.plan(actions)),
@@ -180,6 +190,7 @@ impl Context<'_> {
             store: actions.store,
             pass: false,
             own_place: own_place(self.facts, self.container),
+            answer: None,
             on_failure: actions.on_failure,
             limit: self.rule.limit,
         };
@@ -227,16 +238,19 @@ impl Context<'_> {
             cgroup: run.cgroup,
             memory: run.memory,
             address_space: run.address_space,
+            files: run.files.clone(),
+            authority: self.authority(run),
         }
     }
 
     fn deliver(&self, deliver: &DeliverRule) -> Run {
-        let Upcall::Core(core) = self.upcall;
+        // Checking lets only rules for cores deliver.
+        let core = self.upcall.core().copied().unwrap_or_default();
         let delivery = Delivery {
             protocol: deliver.protocol,
             socket: &deliver.socket,
             timeout: deliver.timeout,
-            core,
+            core: &core,
             process: &self.facts.process,
             inside: true,
             id: self.record_id,
@@ -248,7 +262,7 @@ impl Context<'_> {
     }
 
     fn file(&self, file: &FileRule) -> Run {
-        let Upcall::Core(core) = self.upcall;
+        let core = self.upcall.core().copied().unwrap_or_default();
         // Where there is none, the file was refused.
         let place = own_place(self.facts, self.container).unwrap_or(Place::Host);
         let limit = core.limit.filter(|_| !file.ignore_limit);
@@ -280,26 +294,40 @@ impl Context<'_> {
         words.iter().map(fill).collect()
     }
 
+    /// Whether the helper may answer a key itself: on the host, or where the key is its container's own.
+    fn authority(&self, run: &RunRule) -> bool {
+        let inside = run.place == Place::Container;
+        self.upcall
+            .key()
+            .is_some_and(|key| !inside || keytype::is_own(&key.kind))
+    }
+
     fn fill(&self, placeholder: Placeholder, inside: bool, out: &mut Vec<u8>) {
         let process = &self.facts.process;
-        let Upcall::Core(core) = self.upcall;
+        let (core, key) = (self.upcall.core(), self.upcall.key());
         let either = |there, here| if inside { there } else { here };
         match placeholder {
             Placeholder::Pid => push_number(out, either(process.pid_inside, process.pid)),
             Placeholder::Tid => push_number(out, either(process.tid_inside, process.tid)),
             Placeholder::Uid => push_number(out, either(process.uid_inside, process.uid)),
             Placeholder::Gid => push_number(out, either(process.gid_inside, process.gid)),
-            Placeholder::Signal => match core.signal {
+            Placeholder::Signal => match core.and_then(|core| core.signal) {
                 Some(signal) => out.extend_from_slice(signal.to_string().as_bytes()),
                 None => out.extend_from_slice(UNKNOWN),
             },
             Placeholder::Exe => push_text(out, process.exe.as_deref()),
             Placeholder::Comm => push_text(out, process.comm.as_deref()),
-            Placeholder::Time => push_number(out, core.time),
+            Placeholder::Time => push_number(out, core.and_then(|core| core.time)),
             Placeholder::Container => out.extend_from_slice(match self.container {
                 Some(container) => container.name.as_deref().unwrap_or(&container.id),
                 None => b"-",
             }),
+            Placeholder::Key => push_number(out, key.map(|key| key.serial)),
+            Placeholder::Type => push_text(out, key.map(|key| key.kind.as_slice())),
+            Placeholder::Description => {
+                push_text(out, key.map(|key| key.description.as_slice()));
+            }
+            Placeholder::Callout => push_text(out, key.and_then(|key| key.callout.as_deref())),
             Placeholder::Record => out.extend_from_slice(self.record_id.as_bytes()),
         }
     }

@@ -165,6 +165,7 @@ fn shown_fact(field: Field, fact: Fact<'_>) -> Shown {
         Fact::UserNamespace(whose) => Shown::text(whose.as_str().as_bytes()),
         Fact::ClaimedUserNamespace => Shown::word(&"container or other"),
         Fact::Signal(signal) => Shown::word(&signal),
+        Fact::Caller(caller) => Shown::text(caller.as_str().as_bytes()),
         Fact::Flag(flag) => Shown::word(&flag),
     }
 }
@@ -192,6 +193,10 @@ fn shown_test(test: &Test) -> Vec<Shown> {
             .map(|u| Shown::text(u.as_str().as_bytes()))
             .collect(),
         Test::Signals(list) => list.iter().map(Shown::word).collect(),
+        Test::Callers(list) => list
+            .iter()
+            .map(|c| Shown::text(c.as_str().as_bytes()))
+            .collect(),
         Test::Flags(list) => list.iter().map(Shown::word).collect(),
     }
 }

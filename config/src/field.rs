@@ -33,6 +33,10 @@ pub enum Field {
     PodLabel,
     CoreSignal,
     CoreDumpable,
+    KeyType,
+    KeyDescription,
+    KeyCallout,
+    KeyCaller,
 }
 
 /// What may be written as the value of a field.
@@ -52,13 +56,15 @@ pub(crate) enum Shape {
     UserNamespaces,
     /// Names of [`crate::upcall::Signal`]s.
     Signals,
+    /// Words of [`crate::keytype::Caller`].
+    Callers,
     /// `true` or `false`.
     Flag,
 }
 
 impl Field {
     /// All fields, in the order in which they are looked at.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::ProcessUid,
         Self::ProcessExe,
         Self::ProcessComm,
@@ -79,6 +85,10 @@ impl Field {
         Self::PodLabel,
         Self::CoreSignal,
         Self::CoreDumpable,
+        Self::KeyType,
+        Self::KeyDescription,
+        Self::KeyCallout,
+        Self::KeyCaller,
     ];
 
     /// The key as rules write it, without `match.` and without a label's own key.
@@ -104,6 +114,10 @@ impl Field {
             Self::PodLabel => "pod.label",
             Self::CoreSignal => "core.signal",
             Self::CoreDumpable => "core.dumpable",
+            Self::KeyType => "key.type",
+            Self::KeyDescription => "key.description",
+            Self::KeyCallout => "key.callout",
+            Self::KeyCaller => "key.caller",
         }
     }
 
@@ -121,12 +135,16 @@ impl Field {
             | Self::ContainerImage
             | Self::PodNamespace
             | Self::PodName
-            | Self::PodUid => Shape::Globs,
+            | Self::PodUid
+            | Self::KeyType
+            | Self::KeyDescription
+            | Self::KeyCallout => Shape::Globs,
             Self::ContainerLabel | Self::PodLabel => Shape::Labels,
             Self::ContainerRuntime => Shape::Runtimes,
             Self::ProcessUserNamespace => Shape::UserNamespaces,
             Self::ProcessKernelThread => Shape::Flag,
             Self::CoreSignal => Shape::Signals,
+            Self::KeyCaller => Shape::Callers,
         }
     }
 
@@ -134,6 +152,7 @@ impl Field {
     pub fn only_in(self) -> Option<Kind> {
         match self.table() {
             "core" => Some(Kind::Core),
+            "key" => Some(Kind::Key),
             _ => None,
         }
     }
@@ -167,7 +186,7 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), Field::ALL.len());
-        assert_eq!(Field::ALL.len(), Field::CoreDumpable as usize + 1);
+        assert_eq!(Field::ALL.len(), Field::KeyCaller as usize + 1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod rules;
 mod settings;
 
 use crate::facts::{Runtime, UserNamespace};
+use crate::keytype::Caller;
 use crate::upcall::{Kind, Signal};
 
 /// Most rules in one policy.
@@ -85,6 +86,8 @@ pub enum Words {
     UserNamespaces,
     /// [`Signal`], those with a name.
     Signals,
+    /// [`Caller`].
+    Callers,
     /// These.
     Of(&'static [&'static str]),
 }
@@ -93,7 +96,8 @@ impl Words {
     /// The words, in documentation order.
     pub fn list(self) -> Vec<&'static str> {
         match self {
-            Self::Kinds => vec![Kind::Core.as_str()],
+            Self::Kinds => vec![Kind::Core.as_str(), Kind::Key.as_str()],
+            Self::Callers => Caller::ALL.map(Caller::as_str).to_vec(),
             Self::Runtimes => Runtime::ALL.map(Runtime::as_str).to_vec(),
             Self::UserNamespaces => UserNamespace::ALL.map(UserNamespace::as_str).to_vec(),
             Self::Signals => Signal::names().collect(),
@@ -206,6 +210,7 @@ mod tests {
                 Shape::Runtimes => Value::Words(Words::Runtimes),
                 Shape::UserNamespaces => Value::Words(Words::UserNamespaces),
                 Shape::Signals => Value::Words(Words::Signals),
+                Shape::Callers => Value::Words(Words::Callers),
                 Shape::Flag => Value::Flags,
             };
             assert_eq!(value, wanted, "{path}");
@@ -241,7 +246,7 @@ mod tests {
         assert_eq!(RULES.known_below("limit"), ["rate", "concurrent"]);
         assert!(RULES.known_below("").contains(&"match"));
         assert!(RULES.known_below("").iter().all(|word| !word.contains('.')));
-        assert_eq!(RULES.later_below("match"), ["key", "module", "umh"]);
+        assert_eq!(RULES.later_below("match"), ["module", "umh"]);
         assert_eq!(SETTINGS.later_below(""), [""; 0]);
     }
 }

@@ -16,6 +16,7 @@ pub mod facts;
 pub mod field;
 pub mod file;
 pub mod keys;
+pub mod keytype;
 pub mod matcher;
 pub mod placed;
 pub mod plan;

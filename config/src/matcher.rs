@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::facts::{ContainerFacts, Facts, Runtime, UserNamespace};
 use crate::field::Field;
+use crate::keytype::Caller;
 use crate::rule::{Condition, Rule, Test};
 use crate::upcall::{Signal, Upcall};
 
@@ -63,6 +64,7 @@ pub(crate) enum Fact<'a> {
     /// [`UserNamespace::Container`] if a user's claim is believed, [`UserNamespace::Other`] if not.
     ClaimedUserNamespace,
     Signal(Signal),
+    Caller(Caller),
     Flag(bool),
 }
 
@@ -95,7 +97,7 @@ impl<'a> View<'a> {
     /// What a condition looks at.
     pub(crate) fn fact(&self, condition: &Condition) -> Fact<'a> {
         let process = &self.facts.process;
-        let Upcall::Core(core) = self.upcall;
+        let (core, key) = (self.upcall.core(), self.upcall.key());
         match condition.field {
             Field::ProcessUid => known(process.uid.map(Fact::Number)),
             Field::ProcessExe => text(process.exe.as_ref()),
@@ -103,8 +105,15 @@ impl<'a> View<'a> {
             Field::ProcessCgroup => text(process.cgroup.as_ref()),
             Field::ProcessUserNamespace => self.user_namespace(),
             Field::ProcessKernelThread => known(process.kernel_thread.map(Fact::Flag)),
-            Field::CoreSignal => known(core.signal.map(Fact::Signal)),
-            Field::CoreDumpable => known(core.dumpable.map(|d| Fact::Number(d.into()))),
+            Field::CoreSignal => known(core.and_then(|core| core.signal).map(Fact::Signal)),
+            Field::CoreDumpable => known(
+                core.and_then(|core| core.dumpable)
+                    .map(|d| Fact::Number(d.into())),
+            ),
+            Field::KeyType => text(key.map(|key| &key.kind)),
+            Field::KeyDescription => text(key.map(|key| &key.description)),
+            Field::KeyCallout => text(key.and_then(|key| key.callout.as_ref())),
+            Field::KeyCaller => known(key.map(|key| Fact::Caller(key.caller))),
             Field::Container
             | Field::ContainerRuntime
             | Field::ContainerName
@@ -159,7 +168,11 @@ fn container_fact<'a>(condition: &Condition, container: &'a ContainerFacts) -> F
         | Field::ProcessUserNamespace
         | Field::ProcessKernelThread
         | Field::CoreSignal
-        | Field::CoreDumpable => Fact::Present,
+        | Field::CoreDumpable
+        | Field::KeyType
+        | Field::KeyDescription
+        | Field::KeyCallout
+        | Field::KeyCaller => Fact::Present,
     }
 }
 
@@ -195,6 +208,7 @@ pub(crate) fn holds(test: &Test, fact: Fact<'_>) -> Truth {
             Truth::of(list.iter().any(|u| *u != UserNamespace::Initial))
         }
         (Test::Signals(list), Fact::Signal(s)) => Truth::of(list.contains(&s)),
+        (Test::Callers(list), Fact::Caller(c)) => Truth::of(list.contains(&c)),
         (Test::Flags(list), Fact::Flag(f)) => Truth::of(list.contains(&f)),
         // `Fact::None`, and a test of another type than its field's, which checking never makes.
         _ => Truth::No,

@@ -9,6 +9,10 @@ use crate::facts::{ProcessFacts, Reason};
 use crate::placed::{self, Delivery, Protocol};
 use crate::upcall::CoreUpcall;
 
+mod answer;
+
+pub use answer::{Answer, Payload};
+
 /// Everything that is to be done about one upcall.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -21,6 +25,7 @@ pub struct Plan {
     pub(crate) pass: bool,
     /// Where a program may act as the process that crashed; `None`: nowhere.
     pub(crate) own_place: Option<Place>,
+    pub(crate) answer: Option<Answer>,
     pub(crate) on_failure: OnFailure,
     pub(crate) limit: Option<Limit>,
 }
@@ -36,6 +41,8 @@ pub struct Run {
     pub(crate) cgroup: Cgroup,
     pub(crate) memory: Option<u64>,
     pub(crate) address_space: Option<u64>,
+    pub(crate) files: Vec<String>,
+    pub(crate) authority: bool,
 }
 
 /// Where a helper runs: `run.in`.
@@ -45,6 +52,8 @@ pub enum Place {
     Container,
     /// Where the kernel would have started it.
     Host,
+    /// A program of the host, as nobody, in the container's network: `in = "host"` with `join`.
+    Beside,
 }
 
 /// What `argv[0]` names.
@@ -170,6 +179,11 @@ impl Plan {
         self.pass
     }
 
+    /// The payload that a key gets.
+    pub fn answer(&self) -> Option<&Answer> {
+        self.answer.as_ref()
+    }
+
     /// What the rule says should happen when its helper fails.
     pub fn on_failure(&self) -> OnFailure {
         self.on_failure
@@ -196,6 +210,7 @@ impl Plan {
             },
             // `pass` stands alone: what a copy is kept of is not given away as well.
             pass: self.on_failure == OnFailure::Pass && !stored,
+            answer: None,
             on_failure: OnFailure::Drop,
             own_place: self.own_place,
             limit: self.limit,
@@ -288,10 +303,12 @@ impl Run {
             timeout: Self::DEFAULT_TIMEOUT,
             cgroup: match place {
                 Place::Container => Cgroup::Container,
-                Place::Host => Cgroup::Broker,
+                Place::Host | Place::Beside => Cgroup::Broker,
             },
             memory: None,
             address_space: None,
+            files: Vec::new(),
+            authority: false,
         }
     }
 
@@ -331,6 +348,16 @@ impl Run {
     /// `memory.max` in bytes; only with [`Cgroup::Broker`].
     pub fn memory(&self) -> Option<u64> {
         self.memory
+    }
+
+    /// Files of the container that it sees in the place of the host's; with [`Place::Beside`] only.
+    pub fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// Of a key: whether it may answer itself; else it prints the payload.
+    pub fn has_authority(&self) -> bool {
+        self.authority
     }
 
     /// `RLIMIT_AS` in bytes.
@@ -383,6 +410,7 @@ mod tests {
             store,
             pass: false,
             own_place: None,
+            answer: None,
             on_failure,
             limit: None,
         }

@@ -6,12 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decide::Denial;
 use crate::diagnostic::{Code, Diagnostic, Label};
 use crate::facts::{Runtime, UserNamespace};
 use crate::field::Field;
+use crate::keytype::Caller;
 use crate::pattern::Pattern;
 use crate::placed::Protocol;
-use crate::plan::{Cgroup, Limit, OnFailure, Place, Program, Store, User};
+use crate::plan::{Answer, Cgroup, Limit, OnFailure, Place, Program, Store, User};
 use crate::template::Template;
 use crate::text::{Escaped, printable};
 use crate::upcall::{Kind, Signal};
@@ -118,14 +120,15 @@ impl Rule {
 
     /// Whether it refuses; then a condition that is unknown counts as one that holds.
     pub fn denies(&self) -> bool {
-        matches!(self.action, Action::Deny { .. })
+        matches!(self.action, Action::Deny(_))
     }
 
     /// The words of its actions, as records name them.
     pub fn actions(&self) -> Vec<&'static str> {
         match &self.action {
-            Action::Deny { .. } => vec!["deny"],
+            Action::Deny(_) => vec!["deny"],
             Action::Pass => vec!["pass"],
+            Action::Answer(_) => vec!["answer"],
             Action::Do(actions) => {
                 let words = [
                     actions.run.as_ref().map(|_| "run"),
@@ -197,14 +200,17 @@ pub(crate) enum Test {
     Runtimes(Vec<Runtime>),
     UserNamespaces(Vec<UserNamespace>),
     Signals(Vec<Signal>),
+    Callers(Vec<Caller>),
     Flags(Vec<bool>),
 }
 
 /// What a rule does.
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
-    Deny { reason: Arc<str> },
+    Deny(Denial),
     Pass,
+    /// A key's payload.
+    Answer(Answer),
     Do(Actions),
 }
 
@@ -231,6 +237,8 @@ pub(crate) struct RunRule {
     pub(crate) address_space: Option<u64>,
     pub(crate) without_user_namespace: bool,
     pub(crate) trusted_container: bool,
+    /// Files of the container that a program beside it sees.
+    pub(crate) files: Vec<String>,
 }
 
 /// `deliver`, as written.

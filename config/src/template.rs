@@ -23,11 +23,15 @@ pub enum Placeholder {
     Time,
     Container,
     Record,
+    Key,
+    Type,
+    Description,
+    Callout,
 }
 
 impl Placeholder {
     /// All of them, in documentation order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Pid,
         Self::Tid,
         Self::Uid,
@@ -38,10 +42,11 @@ impl Placeholder {
         Self::Time,
         Self::Container,
         Self::Record,
+        Self::Key,
+        Self::Type,
+        Self::Description,
+        Self::Callout,
     ];
-
-    /// Words that a later version fills in, so that they are not called mistakes.
-    pub(crate) const LATER: [&'static str; 4] = ["key", "type", "description", "callout"];
 
     /// The word between the braces.
     pub fn as_str(self) -> &'static str {
@@ -56,6 +61,10 @@ impl Placeholder {
             Self::Time => "time",
             Self::Container => "container",
             Self::Record => "record",
+            Self::Key => "key",
+            Self::Type => "type",
+            Self::Description => "description",
+            Self::Callout => "callout",
         }
     }
 
@@ -64,7 +73,7 @@ impl Placeholder {
         match self {
             Self::Pid => "the process's id; inside a container as the container numbers it",
             Self::Tid => {
-                "the id of the thread that crashed; inside a container as the container numbers it"
+                "the id of the thread that crashed or asked; inside a container as the container numbers it"
             }
             Self::Uid => "its real user id; inside a container as the container sees it",
             Self::Gid => "its real group id; inside a container as the container sees it",
@@ -74,13 +83,25 @@ impl Placeholder {
             Self::Time => "when it crashed, in seconds since 1970",
             Self::Container => "the container's name, else its id; `-` for a process in none",
             Self::Record => "the id of the upcall's record",
+            Self::Key => "the key's serial number",
+            Self::Type => "the key's type",
+            Self::Description => {
+                "the key's description, the tenant's own words where the caller is a user"
+            }
+            Self::Callout => "the key's callout information, likewise",
         }
     }
 
     /// Those that an upcall of this kind can fill in.
     pub fn for_kind(kind: Kind) -> impl Iterator<Item = Self> {
-        // Every other kind is refused as a whole by this version.
-        Self::ALL.into_iter().filter(move |_| kind == Kind::Core)
+        let of_keys = [Self::Key, Self::Type, Self::Description, Self::Callout];
+        let of_cores = [Self::Signal, Self::Time];
+        Self::ALL.into_iter().filter(move |word| match kind {
+            Kind::Core => !of_keys.contains(word),
+            Kind::Key => !of_cores.contains(word),
+            // Refused as a whole by this version.
+            Kind::Module | Kind::Umh => false,
+        })
     }
 }
 
@@ -216,7 +237,7 @@ mod tests {
         assert_eq!(filled("{{}}"), "{}");
         assert_eq!(filled(""), "");
         assert_eq!(filled("é{uid}é"), "éUIDé");
-        for placeholder in Placeholder::ALL {
+        for placeholder in Placeholder::for_kind(Kind::Core) {
             let word = format!("{{{}}}", placeholder.as_str());
             assert_eq!(filled(&word), placeholder.as_str().to_uppercase());
         }
@@ -238,7 +259,9 @@ mod tests {
                 (17..18, TemplateMistake::Brace),
             ]
         );
-        assert!(Template::parse("{pid}", Kind::Key).is_err());
+        assert!(Template::parse("{key}", Kind::Core).is_err());
+        assert!(Template::parse("{signal}", Kind::Key).is_err());
+        assert!(Template::parse("{key}{pid}{callout}", Kind::Key).is_ok());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::keytype::KeyUpcall;
+
 /// Which of the kernel's hooks was called; the value of a rule's `upcall` key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -48,6 +50,8 @@ impl fmt::Display for Kind {
 pub enum Upcall {
     /// A core dump.
     Core(CoreUpcall),
+    /// A key that wants instantiating.
+    Key(KeyUpcall),
 }
 
 impl Upcall {
@@ -55,12 +59,29 @@ impl Upcall {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Core(_) => Kind::Core,
+            Self::Key(_) => Kind::Key,
+        }
+    }
+
+    /// What the kernel said, of a core dump.
+    pub fn core(&self) -> Option<&CoreUpcall> {
+        match self {
+            Self::Core(core) => Some(core),
+            Self::Key(_) => None,
+        }
+    }
+
+    /// What the kernel said, of a key.
+    pub fn key(&self) -> Option<&KeyUpcall> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Core(_) => None,
         }
     }
 }
 
 /// What the kernel said about a core dump (core(5), the `%` specifiers).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CoreUpcall {
     /// `%s`, the signal that killed the process; `None` where the kernel's argument was unreadable.
     pub signal: Option<Signal>,

@@ -28,6 +28,12 @@ pub struct HookFile {
     pub spool_max: u64,
     /// Bytes that must stay free on the spool's file system.
     pub keep_free: u64,
+    /// The program that answered keys before us.
+    pub program: PathBuf,
+    /// How long that may take.
+    pub pass_deadline: Duration,
+    /// Whether a key is refused while there is no daemon; else it goes to that program.
+    pub refuse: bool,
 }
 
 impl Default for HookFile {
@@ -38,6 +44,9 @@ impl Default for HookFile {
             spool: PathBuf::from("/var/lib/upcalld/spool"),
             spool_max: 4 << 30,
             keep_free: 2 << 30,
+            program: PathBuf::from("/sbin/request-key.distrib"),
+            pass_deadline: Duration::from_mins(1),
+            refuse: false,
         }
     }
 }
@@ -76,6 +85,12 @@ impl HookFile {
                     let limit = |ms: u64| Duration::from_millis(ms.clamp(10, 10_000));
                     self.deadline = number().map_or(self.deadline, limit);
                 }
+                b"program" => self.program = path().unwrap_or_else(|| self.program.clone()),
+                b"pass_deadline_ms" => {
+                    let limit = |ms: u64| Duration::from_millis(ms.clamp(1000, 600_000));
+                    self.pass_deadline = number().map_or(self.pass_deadline, limit);
+                }
+                b"without_daemon" => self.refuse = value == b"deny",
                 b"spool_max" => self.spool_max = number().unwrap_or(self.spool_max),
                 b"keep_free" => self.keep_free = number().unwrap_or(self.keep_free),
                 _ => {}
@@ -112,12 +127,16 @@ mod tests {
         let mut file = HookFile::default();
         file.parse(
             b"# comment = 1\nsocket = /run/x/sock\n deadline_ms=99999999\nspool_max = 12\nspool = relative\n\
-              keep_free = lots\nprevious = |/bin/handler %P\n\xff\xff\n=",
+              keep_free = lots\nprevious = |/bin/handler %P\n\xff\xff\n=\nprogram = /x/y\n\
+              without_daemon = deny\npass_deadline_ms = 1\n",
         );
         let expected = HookFile {
             socket: PathBuf::from("/run/x/sock"),
             deadline: Duration::from_secs(10),
             spool_max: 12,
+            program: PathBuf::from("/x/y"),
+            pass_deadline: Duration::from_secs(1),
+            refuse: true,
             ..HookFile::default()
         };
         assert_eq!(file, expected);

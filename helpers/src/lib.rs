@@ -3,6 +3,8 @@
 //! The programs in `src/bin/` are what the kernel (`upcall-shim`) or the launcher (`upcall-enter`, `upcall-store`)
 //! executes.
 
+pub mod keytype;
+
 pub mod wire;
 
 #[cfg(feature = "socket")]

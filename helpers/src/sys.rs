@@ -11,6 +11,8 @@ use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
 
+pub mod keys;
+
 /// `CLONE_CLEAR_SIGHAND` of clone3(2); libc's constant does not fit its own type.
 pub const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 /// `CLONE_INTO_CGROUP` of clone3(2), 5.7.

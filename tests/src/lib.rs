@@ -1,6 +1,6 @@
 //! upcalld from outside: what the tests on real namespaces, real runtimes and the real kernel stand on.
 //!
-//! Two kinds of code meet here. What runs *inside* containers (`upcall-probe`, `crash-me`) is static, small and knows
+//! Two kinds of code meet here. What runs *inside* containers (`upcall-probe`, `crash-me`, `key-me`) is static, small and knows
 //! only [`report`]; everything else is the harness, behind the feature of that name.
 
 pub mod report;
@@ -33,6 +33,8 @@ pub mod hook;
 pub mod image;
 #[cfg(feature = "harness")]
 pub mod kernel_like;
+#[cfg(feature = "harness")]
+pub mod key_hook;
 #[cfg(feature = "harness")]
 pub mod leader;
 #[cfg(feature = "harness")]

@@ -14,13 +14,14 @@ pub const STATIC: &str = "UPCALLD_TEST_PROGRAMS";
 pub const DAEMON: &str = "UPCALLD_TEST_DAEMON";
 
 /// The programs that are linked statically, by their packages.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("upcall-helpers", "upcall-shim"),
     ("upcall-helpers", "upcall-enter"),
     ("upcall-helpers", "upcall-store"),
     ("upcall-helpers", "upcall-place"),
     ("upcall-e2e", "upcall-probe"),
     ("upcall-e2e", "crash-me"),
+    ("upcall-e2e", "key-me"),
 ];
 
 /// Built programs.

@@ -106,7 +106,7 @@ impl Sandbox {
             self.program(program, &self.libexec().join(program))?;
         }
         symlink("upcall-shim", self.libexec().join("core"))?;
-        for program in ["upcall-probe", "crash-me"] {
+        for program in ["upcall-probe", "crash-me", "key-me"] {
             self.program(program, &self.path("bin").join(program))?;
         }
         self.settings("")?;

@@ -1,5 +1,6 @@
 //! A record in the making.
 
+mod key;
 mod past;
 
 use std::collections::BTreeMap;
@@ -70,6 +71,7 @@ impl Draft {
             timings_us: Timings::default(),
             actions: Vec::new(),
             core: None,
+            key: None,
         };
         Self {
             record,

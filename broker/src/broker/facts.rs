@@ -49,6 +49,34 @@ pub(super) fn core(
     }
 }
 
+/// The facts about a key.
+pub(super) fn key(origin: Result<&Origin, &Lost>, resolution: &Resolution) -> Facts {
+    let origin = match origin {
+        Ok(origin) => origin,
+        Err(lost) => {
+            return Facts {
+                process: lost.facts.clone(),
+                container: None,
+                host_only: Some(Reason::IdentityLost),
+            };
+        }
+    };
+    let mut process = origin.facts();
+    process.user_namespace = resolution.user_namespace;
+    process.namespace_owner = resolution.namespace_owner;
+    let container = resolution.container.as_ref();
+    if let Some(container) = container {
+        ids_inside(&mut process, &origin.status, container);
+        let level = container.leader.status.pids.len().saturating_sub(1);
+        process.tid_inside = origin.status.tids.get(level).copied();
+    }
+    Facts {
+        process,
+        container: container.map(|container| container.facts.clone()),
+        host_only: resolution.host_only.as_ref().map(|(reason, _)| *reason),
+    }
+}
+
 /// The facts about a core dump of a process that is gone, but for why nothing may run for it.
 pub(super) fn past(
     words: &CoreWords,
@@ -75,14 +103,18 @@ fn numbers_inside(
     status: &Status,
     container: &Container,
 ) {
+    ids_inside(process, status, container);
+    if status.pids.len() == container.leader.status.pids.len() {
+        // The kernel says the thread's number in the process's own pid namespace, which is the container's.
+        process.tid_inside = crate::linux::parse::number(words.get("%i"));
+    }
+}
+
+fn ids_inside(process: &mut ProcessFacts, status: &Status, container: &Container) {
     let leader = &container.leader;
     // NSpid lists a process's numbers from our pid namespace inwards; the init has one for each level down to its own.
     let level = leader.status.pids.len().saturating_sub(1);
     process.pid_inside = status.pids.get(level).copied();
-    if status.pids.len() == level + 1 {
-        // The kernel says the thread's number in the process's own pid namespace, which is the container's.
-        process.tid_inside = crate::linux::parse::number(words.get("%i"));
-    }
     let ([uid, ..], [gid, ..]) = (status.uids, status.gids);
     process.uid_inside = leader.uids.inside(uid);
     process.gid_inside = leader.gids.inside(gid);

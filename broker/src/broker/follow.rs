@@ -137,6 +137,8 @@ impl Work<'_> {
                     }
                 });
             }
+            // A key's, and this is none.
+            Event::Answered { .. } => return None,
             Event::Gone { status } => {
                 // What stood before us says nothing: its exit is all there is.
                 let silent = slot == Slot::Pass && self.kernel.is_none();

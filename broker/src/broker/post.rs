@@ -99,7 +99,7 @@ impl Broker {
                     }
                 }
                 Event::Gone { .. } => break,
-                Event::Started { .. } | Event::Stored { .. } => {}
+                Event::Started { .. } | Event::Stored { .. } | Event::Answered { .. } => {}
             }
         }
         self.launcher.forget(&record.id);

@@ -60,6 +60,13 @@ pub(super) fn stage(stage: Stage, errno: Errno, program: &str, place: &str) -> E
                 "{program} in {place} did not start in time {at}; a file system there does not answer"
             ),
         ),
+        (Stage::Files, _) => (
+            Reason::JoinFailed,
+            format!(
+                "a file of {place} that {program} is to see cannot be read {at}; \
+                 help: a plain file of at most 64 KiB, or take it out of run.files"
+            ),
+        ),
         (Stage::Claim, _) => (
             Reason::Late,
             format!("the shim's deadline was over; the core is in the spool {at}"),

@@ -18,7 +18,7 @@ use crate::hooks::pattern;
 use crate::hooks::sysctl::CoreSysctl;
 use crate::intake;
 use crate::intake::coresock::RefusedConnection;
-use crate::intake::shim::IntakeError;
+use crate::intake::shim::{Call, IntakeError};
 use crate::linux::{coresock, seqpacket};
 use crate::options::Options;
 
@@ -134,7 +134,8 @@ pub(super) async fn accept(
 /// The shim's.
 async fn shims(connection: seqpacket::Connection, broker: Arc<Broker>, any_peer: bool) {
     match intake::shim::take(connection, broker.resolver().host(), any_peer).await {
-        Ok(call) => broker.core(call).await,
+        Ok(Call::Core(call)) => broker.core(call).await,
+        Ok(Call::Key(call)) => broker.key(call).await,
         Err(IntakeError::Late(late)) => broker.late(&late),
         Err(error) => warn!("not taken: {error}"),
     }

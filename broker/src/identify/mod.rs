@@ -2,6 +2,7 @@
 
 pub mod core;
 pub mod dumping;
+pub mod key;
 pub mod past;
 
 use upcall_config::facts::ProcessFacts;
@@ -19,6 +20,8 @@ pub enum Evidence {
     KernelPidfd,
     /// The kernel said its number, and everything that can be compared agrees.
     NumberChecked,
+    /// The kernel made an authorisation key that names it, and it waits while the shim lives.
+    AuthKey,
 }
 
 impl Evidence {
@@ -27,6 +30,7 @@ impl Evidence {
         match self {
             Self::KernelPidfd => "kernel_pidfd",
             Self::NumberChecked => "number_checked",
+            Self::AuthKey => "auth_key",
         }
     }
 }

@@ -76,7 +76,7 @@ impl Caller {
 
     /// Somebody has the claim: the shim may go. One that has gone has done without.
     pub fn claimed(&self) {
-        self.tell(Verdict::Done);
+        self.tell(&Verdict::Done);
     }
 
     /// Refuses, before [`Caller::begin`] or after it: takes the claim and reads nothing. The kernel's write fails with the
@@ -87,7 +87,7 @@ impl Caller {
         if let Self::Kernel(Opening::Question { .. }) = self {
             coresock::reject(&kernel.pipe);
         }
-        self.tell(Verdict::Deny { errno: 0, ttl: 0 });
+        self.tell(&Verdict::Deny { errno: 0, ttl: 0 });
     }
 
     /// Whether there is a shim, which keeps what is handed back to it.
@@ -97,10 +97,10 @@ impl Caller {
 
     /// Leaves the core to the shim.
     pub fn hand_back(&self) {
-        self.tell(Verdict::Fallback);
+        self.tell(&Verdict::Fallback);
     }
 
-    fn tell(&self, verdict: Verdict) {
+    fn tell(&self, verdict: &Verdict) {
         if let (Self::Shim(connection), Ok(record)) = (self, verdict.encode()) {
             let _ = connection.send(&record, &[]);
         }

@@ -2,5 +2,6 @@
 
 pub mod call;
 pub mod coresock;
+pub mod key;
 pub mod shim;
 pub mod spool;

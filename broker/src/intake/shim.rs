@@ -7,8 +7,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use upcall_helpers::wire::{DecodeError, Hook, ID_LENGTH, Request, RequestFd};
 
 use super::call::{Caller, CoreCall, KernelPipe};
+use super::key::{self, KeyCall};
 use crate::identify::core::{CoreWords, WordsError};
 use crate::linux::namespace::{self, Ns, NsSet};
+use crate::linux::parse::Stat;
 use crate::linux::procdir::ProcDir;
 use crate::linux::seqpacket::{Connection, Peer};
 
@@ -17,6 +19,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The pid of kthreadd, the parent of all that the kernel starts: the second process there ever is (init/main.c).
 const KTHREADD: u32 = 2;
+
+/// One upcall.
+#[derive(Debug)]
+pub enum Call {
+    /// A core dump.
+    Core(CoreCall),
+    /// A key.
+    Key(KeyCall),
+}
 
 /// Why a connection is no upcall.
 #[derive(Debug, thiserror::Error)]
@@ -76,18 +87,21 @@ pub async fn take(
     connection: Connection,
     host: &NsSet,
     any_peer: bool,
-) -> Result<CoreCall, IntakeError> {
+) -> Result<Call, IntakeError> {
     let checked = connection
         .peer()
         .map_err(IntakeError::Peer)
-        .and_then(|peer| check_peer(&peer, host, any_peer));
-    let started_ticks = match checked {
+        .and_then(|peer| Ok((check_peer(&peer, host, any_peer)?, peer.process)));
+    let checked = match checked {
         Err(IntakeError::Peer(Errno::ESRCH | Errno::ENOENT)) if connection.is_roots() => None,
         checked => Some(checked?),
     };
     let received = connection.receive_within(PATIENCE).await?;
     let request = Request::decode(&received.record, received.fds.len())?;
-    let Hook::Core = request.hook;
+    if request.hook == Hook::Key {
+        let process = checked.map(|(_, process)| process);
+        return key::call(request, process, connection).map(Call::Key);
+    }
     let (mut pipe, mut claim, mut pidfd) = (None, None, None);
     for (what, fd) in request.fds.iter().zip(received.fds) {
         match what {
@@ -98,7 +112,7 @@ pub async fn take(
     }
     let words = CoreWords::new(request.argv)?;
     let claim = claim.ok_or(IntakeError::Incomplete("a claim"))?;
-    let Some(started_ticks) = started_ticks else {
+    let Some((started_ticks, _)) = checked else {
         // Whoever sent it may have sent anything; it must not make us wait.
         let polled = fcntl(&claim, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
         let kept = polled.is_err() || nix::unistd::read(&claim, &mut [0; 8]).is_err();
@@ -110,7 +124,7 @@ pub async fn take(
         };
         return Err(IntakeError::Late(Box::new(late)));
     };
-    Ok(CoreCall {
+    Ok(Call::Core(CoreCall {
         words,
         kernel: KernelPipe {
             pipe: pipe.ok_or(IntakeError::Incomplete("the kernel's pipe"))?,
@@ -121,12 +135,12 @@ pub async fn take(
         started: request.started,
         started_ticks,
         caller: Caller::Shim(connection),
-    })
+    }))
 }
 
-/// The kernel starts its helpers as children of kthreadd, without a session, as root of the host (kernel/umh.c).
-/// Nobody else can make a process like that: its children have it as their parent, orphans go to an init, and sessions
-/// are made, not left. Returns when it started.
+/// The kernel starts its helpers as children of kthreadd, or of the kernel thread that waits for them, without a session,
+/// as root of the host (kernel/umh.c). Nobody else can make a process like that: its children have it as their parent,
+/// orphans go to an init, and sessions are made, not left. Returns when it started.
 fn check_peer(peer: &Peer, host: &NsSet, any_peer: bool) -> Result<u64, IntakeError> {
     let pid = peer.process.pid();
     let stranger = IntakeError::NotRoot { uid: peer.uid, pid };
@@ -143,10 +157,18 @@ fn check_peer(peer: &Peer, host: &NsSet, any_peer: bool) -> Result<u64, IntakeEr
     if user.id() != host.id(Ns::User) {
         return Err(stranger);
     }
-    let kernels = stat.parent == KTHREADD && stat.session == 0;
+    let kernels = stat.session == 0 && is_kernel_thread(stat.parent);
     let accepted = kernels || any_peer && cfg!(debug_assertions);
     if !accepted {
         return Err(IntakeError::NotKernels(pid));
     }
     Ok(stat.start)
+}
+
+/// Whether this is a thread of the kernel. One that is its child's parent waits for it, so the number is its own.
+fn is_kernel_thread(pid: u32) -> bool {
+    pid == KTHREADD
+        || ProcDir::open(pid)
+            .and_then(|directory| directory.stat())
+            .is_ok_and(Stat::is_kernel_thread)
 }

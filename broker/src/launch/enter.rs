@@ -99,6 +99,10 @@ pub(super) fn plan(
             let container = container.ok_or(EnterError::NoContainer)?;
             inside(run, container, origin, cgroups, (id, slot))
         }
+        (Place::Beside, _) => {
+            let container = container.ok_or(EnterError::NoContainer)?;
+            beside(run, container, cgroups, (id, slot))
+        }
         (Place::Host, User::OriginItself) => as_user(run, origin, cgroups, (id, slot)),
         (Place::Host, _) => on_host(run, cgroups, (id, slot)),
     };
@@ -230,6 +234,55 @@ fn as_the_origin(enter: &mut Enter, origin: &Origin) -> Result<(), EnterError> {
     alive.map_err(|_| EnterError::Origin(Errno::ESRCH))
 }
 
+/// A program of the host in the container's network, as nobody: an id for each record, of those that systemd keeps for
+/// services without a user of their own (systemd.exec(5), `DynamicUser=`), which belong to nobody's files.
+fn beside(
+    run: &Run,
+    container: &Container,
+    cgroups: &Cgroups,
+    (id, slot): (&str, Slot),
+) -> Result<Planned, EnterError> {
+    const FIRST: u32 = 61_184;
+    const COUNT: u32 = 65_520 - FIRST;
+    let leader = &container.leader;
+    let Planned {
+        enter,
+        fds,
+        mut action,
+    } = on_host(run, cgroups, (id, slot))?;
+    let sum = id.bytes().fold(0_u32, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+    });
+    let nobody = FIRST + sum % COUNT;
+    let ([uid, ..], [gid, ..]) = (leader.status.uids, leader.status.gids);
+    leader
+        .process
+        .verify()
+        .map_err(|_| EnterError::Leader(Errno::ESRCH))?;
+    let namespaces = leader.namespaces.ids();
+    let joined = container.own_namespaces & Ns::Net.flag();
+    let net = by_name(&namespaces).remove(Ns::Net.name());
+    action.namespaces = net.map(|net| BTreeMap::from([(Ns::Net.name().to_owned(), net)]));
+    (action.uid, action.gid) = (Some(nobody), Some(nobody));
+    action.capabilities = Some(Vec::new());
+    let enter = Enter {
+        place: wire::Place::Beside,
+        leader: leader.process.pid(),
+        join: joined,
+        namespaces,
+        uid: nobody,
+        gid: nobody,
+        files: run
+            .files()
+            .iter()
+            .map(|file| file.as_bytes().to_vec())
+            .collect(),
+        reader: [uid, gid],
+        ..enter
+    };
+    Ok(Planned { enter, fds, action })
+}
+
 /// Where a helper is that no container pays for.
 fn our_cgroup(run: &Run, cgroups: &Cgroups) -> Result<Vec<(FdRole, OwnedFd)>, EnterError> {
     if run.memory().is_none() {
@@ -278,6 +331,9 @@ fn plain(run: &Run, id: &str) -> Enter {
         memory: run.memory(),
         progress,
         output: OUTPUT,
+        key: None,
+        files: Vec::new(),
+        reader: [0; 2],
     }
 }
 

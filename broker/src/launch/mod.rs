@@ -2,6 +2,7 @@
 //! told by one record and its descriptors ([`upcall_helpers::wire::Launch`]); what becomes of it comes back as reports.
 
 mod enter;
+mod key;
 mod programs;
 
 use std::collections::HashMap;
@@ -31,6 +32,7 @@ use programs::Programs;
 
 pub use enter::EnterError;
 pub(crate) use enter::by_name;
+pub use key::Here;
 
 /// The launcher takes records as fast as it forks; one that does not for this long is not well.
 const SEND_DEADLINE: Duration = Duration::from_secs(1);
@@ -195,13 +197,15 @@ pub struct Launcher {
     own: OwnPrograms,
 }
 
-/// Our own programs that the launcher starts.
+/// Our own programs that are started.
 #[derive(Debug)]
 pub struct OwnPrograms {
     /// upcall-store.
     pub store: SealedProgram,
     /// upcall-place.
     pub place: SealedProgram,
+    /// The launcher's own, for the shim's children.
+    pub enter: SealedProgram,
 }
 
 /// What is to be started for one record, and where its reports go.

@@ -6,6 +6,7 @@ pub mod confine;
 pub mod connector;
 pub mod coresock;
 pub mod devices;
+pub mod keys;
 pub mod memfd;
 pub mod namespace;
 pub mod parse;

@@ -23,7 +23,7 @@ pub struct Record {
     pub version: u32,
     /// Eight characters.
     pub id: String,
-    /// `core`; `key`, `module` and `umh` in later versions.
+    /// `core` or `key`; `module` and `umh` in later versions.
     pub kind: String,
     /// When the kernel asked: RFC 3339, UTC.
     pub time: String,
@@ -53,6 +53,9 @@ pub struct Record {
     pub actions: Vec<Action>,
     /// What is particular to a core.
     pub core: Option<Core>,
+    /// What is particular to a key.
+    #[serde(default)]
+    pub key: Option<Key>,
 }
 
 /// How an upcall ended.
@@ -153,7 +156,7 @@ pub struct Pod {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Evidence {
-    /// `kernel_pidfd`, `number_checked`; `null` where the process is not known.
+    /// `kernel_pidfd`, `number_checked`, `auth_key`; `null` where the process is not known.
     pub process: Option<String>,
     /// How many processes it could have been.
     pub candidates: u32,
@@ -169,7 +172,7 @@ pub struct Evidence {
 pub struct Verdict {
     /// The rule that matched; `null`: none, and the default (`pass`) holds.
     pub rule: Option<Rule>,
-    /// What was to be done: `run`, `store`, `pass`, `deny`; `self_test`: nothing, it was the hook that was tried.
+    /// What was to be done: `run`, `store`, `pass`, `answer`, `deny`; `self_test`: nothing, it was the hook that was tried.
     pub actions: Vec<String>,
     /// Why nothing may run in a container for it: a reason word.
     pub host_only: Option<String>,
@@ -230,7 +233,7 @@ pub struct Timings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Action {
-    /// `run`, `store`, `deliver`, `file` or `pass`.
+    /// `run`, `store`, `deliver`, `file`, `pass` or `answer`.
     pub action: String,
     /// How it ended.
     pub outcome: Outcome,
@@ -341,6 +344,32 @@ pub struct Core {
     pub limit_bytes: Option<u64>,
 }
 
+/// What the kernel said about a key, and what it got.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Key {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its description, the tenant's own words where the caller is a user.
+    pub description: String,
+    /// Its callout information, likewise.
+    pub callout: Option<String>,
+    /// Its serial number.
+    pub serial: u32,
+    /// `kernel`, `user`; `forged`: a user who claims to be the kernel.
+    pub caller: String,
+    /// `instantiated`: it got a payload of ours; `helper`: who was started answered, or what stood before us did;
+    /// `rejected`: it was refused with `errno`; `null`: nobody answered, or nobody knows.
+    pub answer: Option<String>,
+    /// Bytes of the payload that we gave it.
+    pub payload_bytes: Option<u64>,
+    /// How long the answer is good for, in microseconds; `null`: for ever, or for the helper to say.
+    pub ttl_us: Option<u64>,
+    /// The error it was refused with, by name.
+    pub errno: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -399,6 +428,7 @@ mod tests {
             "evidence": Evidence::default(), "verdict": Verdict::default(), "outcome": "done",
             "reason": null, "message": null, "timings_us": Timings::default(),
             "actions": [Action::new("run")], "core": Core::default(),
+            "key": Key::default(),
         });
         let record: Record = serde_json::from_value(record).unwrap();
         let record = serde_json::to_value(record).unwrap();
@@ -416,6 +446,7 @@ mod tests {
             ("/timings_us", "Timings"),
             ("/actions/0", "Action"),
             ("/core", "Core"),
+            ("/key", "Key"),
         ] {
             let found = record.pointer(field).unwrap().as_object().unwrap();
             assert_eq!(names(found), properties(&schema["$defs"][of]), "{of}");

@@ -5,7 +5,8 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 use super::table::{Item, Table, wrong_type};
-use super::{Report, placed, run, value};
+use super::{Report, key, placed, run, value};
+use crate::decide::Denial;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::keys::{self, Keys};
 use crate::plan::{Compress, Limit, OnFailure, Rate, Store};
@@ -20,7 +21,12 @@ const TOGETHER: [(&str, &str); 4] = [
     ("file", "would write it to a file"),
 ];
 /// The actions that stand alone.
-const ALONE: [(&str, &str, &str); 2] = [
+const ALONE: [(&str, &str, &str); 3] = [
+    (
+        "answer",
+        "a rule that answers can do nothing else",
+        "gives the key its payload",
+    ),
     (
         "deny",
         "a rule that denies can do nothing else",
@@ -32,11 +38,6 @@ const ALONE: [(&str, &str, &str); 2] = [
         "gives it to what stood before us",
     ),
 ];
-/// Actions of later versions: a rule with one of them is not called empty as well.
-const LATER: [&str; 1] = ["answer"];
-/// Keys of `deny` that are answers to a key request.
-const DENY_OF_KEYS: [&str; 2] = ["errno", "ttl"];
-
 /// The rule's action, and the place of its program if it has a helper; `None` if something is wrong with it.
 pub(super) fn action(
     report: &mut Report,
@@ -54,33 +55,35 @@ pub(super) fn action(
     let file = table
         .item("file")
         .map(|item| placed::file(report, &item, kind));
-    let deny = table.item("deny").map(|item| deny(report, &item));
+    let deny = table.item("deny").map(|item| deny(report, &item, kind));
+    let answer = table.item("answer").map(|item| key::answer(report, &item));
     let pass = table
         .item("pass")
         .map(|item| item.rule_table(report).is_some());
-    let on_failure = on_failure(report, table);
+    let on_failure = on_failure(report, table, kind);
     let kept = run.is_some() || store.is_some() || deliver.is_some() || file.is_some();
-    if !kept && deny.is_none() && pass.is_none() {
-        if !LATER.iter().any(|word| table.item(word).is_some()) {
-            report.mistake_with_help(
-                Code::NoAction,
-                header,
-                "this rule does nothing",
-                "add `run`, `store`, `deliver`, `file`, `pass` or `deny`",
-            );
-        }
+    if !kept && deny.is_none() && pass.is_none() && answer.is_none() {
+        report.mistake_with_help(
+            Code::NoAction,
+            header,
+            "this rule does nothing",
+            match kind {
+                Kind::Key => "add `run`, `answer`, `pass` or `deny`",
+                Kind::Core | Kind::Module | Kind::Umh => {
+                    "add `run`, `store`, `deliver`, `file`, `pass` or `deny`"
+                }
+            },
+        );
         return None;
     }
     if report.errors() != before {
         return None;
     }
-    if let Some(reason) = deny {
-        return Some((
-            Action::Deny {
-                reason: reason?.into(),
-            },
-            None,
-        ));
+    if let Some(denial) = deny {
+        return Some((Action::Deny(denial?), None));
+    }
+    if let Some(answer) = answer {
+        return Some((Action::Answer(answer?), None));
     }
     if pass.is_some() {
         return Some((Action::Pass, None));
@@ -94,7 +97,11 @@ pub(super) fn action(
         store: store.flatten(),
         deliver: deliver.flatten(),
         file: file.flatten(),
-        on_failure: on_failure.unwrap_or(OnFailure::Store),
+        on_failure: on_failure.unwrap_or(if kind == Kind::Core {
+            OnFailure::Store
+        } else {
+            OnFailure::Drop
+        }),
     };
     Some((Action::Do(actions), program))
 }
@@ -170,20 +177,9 @@ fn compress(report: &mut Report, table: &Table<'_>) -> Option<Compress> {
     }
 }
 
-fn deny(report: &mut Report, item: &Item<'_>) -> Option<String> {
-    let entries = item.table(report)?;
-    let table = Table::open(report, "deny", entries, &keys::RULES, &DENY_OF_KEYS);
-    for word in DENY_OF_KEYS {
-        if let Some(item) = table.item(word) {
-            let message = format!("`{}` goes with `upcall = \"key\"` only", item.name);
-            report.mistake(
-                Code::WrongKind,
-                item.key,
-                message,
-                "a core has no such answer",
-            );
-        }
-    }
+fn deny(report: &mut Report, item: &Item<'_>, kind: Kind) -> Option<Denial> {
+    let table = item.rule_table(report)?;
+    let refusal = key::denial(report, &table, kind);
     let Some(reason) = table.item("reason") else {
         report.mistake_with_help(
             Code::MissingKey,
@@ -193,10 +189,12 @@ fn deny(report: &mut Report, item: &Item<'_>) -> Option<String> {
         );
         return None;
     };
-    reason.text(report).map(str::to_owned)
+    let reason = reason.text(report)?.into();
+    let (errno, ttl) = refusal?;
+    Some(Denial { reason, errno, ttl })
 }
 
-fn on_failure(report: &mut Report, table: &Table<'_>) -> Option<OnFailure> {
+fn on_failure(report: &mut Report, table: &Table<'_>, kind: Kind) -> Option<OnFailure> {
     let item = table.item("on_failure")?;
     let find = |word: &str| match word {
         "store" => Some(OnFailure::Store),
@@ -206,6 +204,14 @@ fn on_failure(report: &mut Report, table: &Table<'_>) -> Option<OnFailure> {
     };
     let known = ["store", "pass", "drop"];
     let on_failure = item.word(report, "what can be done instead", &known, find)?;
+    if kind == Kind::Key && on_failure == OnFailure::Store {
+        report.mistake(
+            Code::WrongKind,
+            item.value.span(),
+            "a key cannot be stored",
+            "write \"drop\" (the key is refused) or \"pass\"",
+        );
+    }
     if !["run", "deliver", "file"]
         .iter()
         .any(|word| table.item(word).is_some())

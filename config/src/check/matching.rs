@@ -8,6 +8,7 @@ use crate::diagnostic::Code;
 use crate::facts::{Runtime, UserNamespace};
 use crate::field::{Field, Shape};
 use crate::keys::{MAX_COSTLY, Words};
+use crate::keytype::Caller;
 use crate::pattern::Pattern;
 use crate::rule::{Condition, Test};
 use crate::upcall::{Kind, Signal};
@@ -26,7 +27,7 @@ pub(super) fn conditions(
         return Vec::new();
     };
     let mut conditions = Vec::new();
-    for name in ["process", "container", "pod", "core"] {
+    for name in ["process", "container", "pod", "core", "key"] {
         let Some(item) = table.item(name) else {
             continue;
         };
@@ -105,6 +106,10 @@ fn read(report: &mut Report, field: Field, item: &Item<'_>, conditions: &mut Vec
         Shape::Signals => item
             .one_or_more(report, |r, v| signal(r, item, v))
             .map(Test::Signals),
+        Shape::Callers => {
+            let what = "a caller";
+            words(report, item, what, Words::Callers, Caller::from_word).map(Test::Callers)
+        }
         Shape::Flag => item
             .one_or_more(report, |r, v| item.flag_of(r, v))
             .map(Test::Flags),

@@ -84,9 +84,6 @@ fn placeholder(
             "a single brace in an argument",
             "for the brace itself write it twice",
         ),
-        TemplateMistake::Unknown(word) if Placeholder::LATER.contains(&word.as_str()) => {
-            super::table::not_yet(report, span, &format!("{{{word}}}"));
-        }
         TemplateMistake::Unknown(word) => {
             let known: Vec<_> = Placeholder::for_kind(kind)
                 .map(|p| format!("{{{}}}", p.as_str()))

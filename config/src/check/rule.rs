@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::table::{self, Item, Table, Value};
-use super::{PolicyBuilder, Report, action, matching, program};
+use super::{PolicyBuilder, Report, action, key, matching, program};
 use crate::diagnostic::{Code, Label};
 use crate::field::Field;
 use crate::keys::{self, Words};
@@ -33,6 +33,7 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
         Some(item) => matching::conditions(report, item, kind, &mut policy.costly),
         None => Vec::new(),
     };
+    key::other_kinds(report, &table, kind);
     let done = action::action(report, &table, value.span(), kind);
     let post = table
         .item("post")

@@ -4,13 +4,16 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::table::{Item, Table, wrong_type};
-use super::{Report, action, program, value};
+use super::{Report, action, key, program, value};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::keys::{self, Keys};
 use crate::plan::{Cgroup, Place, Program, Run, User};
 use crate::rule::RunRule;
 use crate::template::Template;
 use crate::upcall::Kind;
+
+/// How long a helper for a key may take, if nothing is written.
+const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Keys that say how a container is entered, so that they mean nothing on the host.
 const INSIDE_ONLY: [&str; 4] = [
@@ -32,11 +35,16 @@ pub(super) fn run(
     if place == Some(Place::Host) {
         inside_only(report, &table);
     }
+    let beside = key::beside(report, &table, place, kind);
     let argv = argv(report, &table, item, kind);
     let user = user(report, &table);
-    let timeout = table
-        .item("timeout")
-        .map(|item| duration(report, &item, &keys::RULES));
+    let timeout = table.item("timeout").map(|item| {
+        let timeout = duration(report, &item, &keys::RULES)?;
+        if kind == Kind::Key {
+            key::timeout(report, timeout, item.value.span());
+        }
+        Some(timeout)
+    });
     let cgroup = cgroup(report, &table, place);
     let memory = table
         .item("memory")
@@ -67,17 +75,23 @@ pub(super) fn run(
         return None;
     }
     let (program, argv, span) = argv?;
+    let (place, files) = beside?;
+    let default = match kind {
+        Kind::Key => KEY_TIMEOUT,
+        Kind::Core | Kind::Module | Kind::Umh => Run::DEFAULT_TIMEOUT,
+    };
     let run = RunRule {
         place: place?,
         program,
         argv,
         user: user?,
-        timeout: timeout.flatten().unwrap_or(Run::DEFAULT_TIMEOUT),
+        timeout: timeout.flatten().unwrap_or(default),
         cgroup: cgroup?,
         memory: memory.flatten(),
         address_space: address_space.flatten(),
         without_user_namespace,
         trusted_container,
+        files,
     };
     Some((run, span))
 }
@@ -176,7 +190,7 @@ fn cgroup(report: &mut Report, table: &Table<'_>, place: Option<Place>) -> Optio
         // On the host there is nobody else to pay.
         return place.map(|place| match place {
             Place::Container => Cgroup::Container,
-            Place::Host => Cgroup::Broker,
+            Place::Host | Place::Beside => Cgroup::Broker,
         });
     };
     let cgroup = item.word(

@@ -121,6 +121,7 @@ fn is_within(inner: &Test, outer: &Test) -> bool {
         (Test::Runtimes(inner), Test::Runtimes(outer)) => all_in(inner, outer),
         (Test::UserNamespaces(inner), Test::UserNamespaces(outer)) => all_in(inner, outer),
         (Test::Signals(inner), Test::Signals(outer)) => all_in(inner, outer),
+        (Test::Callers(inner), Test::Callers(outer)) => all_in(inner, outer),
         (Test::Flags(inner), Test::Flags(outer)) => all_in(inner, outer),
         _ => false,
     }

@@ -6,7 +6,6 @@ use crate::facts::{Confinement, ContainerFacts, Reason, UserNamespace};
 use crate::placed;
 use crate::plan::{Place, Refusal, User};
 use crate::rule::{DeliverRule, FileRule, RunRule};
-use crate::upcall::Upcall;
 
 /// An action, and what is wrong with it.
 type Refused = Option<(&'static str, Why)>;
@@ -70,10 +69,21 @@ impl Context<'_> {
             trusted_container: run.trusted_container,
         };
         let why = match self.entry(&entry) {
+            // It has no more of the container than its network, and no rights there.
+            _ if run.place == Place::Beside => self.beside_refused()?,
             Ok(container) => self.user(run.user, container)?,
             Err(why) => why,
         };
         Some((entry.action, why))
+    }
+
+    /// A program beside a container has nothing of it but its network: that it is one must be certain.
+    fn beside_refused(&self) -> Option<Why> {
+        match (self.facts.host_only, self.container) {
+            (Some(reason), _) => Some(Why::without_help(reason, host_only(reason))),
+            (None, None) => Some(self.unregistered()),
+            (None, Some(_)) => None,
+        }
     }
 
     pub(super) fn deliver_refused(&self, deliver: &DeliverRule) -> Refused {
@@ -89,8 +99,8 @@ impl Context<'_> {
     /// What writes a file has less than the process that crashed, so how close its container is to the host is nothing
     /// to ask about; but that it is the process's own to write must be certain.
     pub(super) fn file_refused(&self, file: &FileRule) -> Refused {
-        let Upcall::Core(core) = self.upcall;
-        let limit = core.limit.unwrap_or(u64::MAX);
+        let limit = self.upcall.core().and_then(|core| core.limit);
+        let limit = limit.unwrap_or(u64::MAX);
         let why = if let Some(reason) = self.facts.host_only {
             Why::without_help(reason, host_only(reason))
         } else if !file.ignore_limit && limit < placed::CORE_MIN {

@@ -42,11 +42,12 @@ pub enum Reason {
     PipeLimit,
     ShimLost,
     Killed,
+    Unanswered,
 }
 
 impl Reason {
     /// All reasons, in documentation order.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Rule,
         Self::Forged,
         Self::NotDumpable,
@@ -80,6 +81,7 @@ impl Reason {
         Self::PipeLimit,
         Self::ShimLost,
         Self::Killed,
+        Self::Unanswered,
     ];
 
     /// What the word means, as a clause.
@@ -130,6 +132,7 @@ impl Reason {
                 "the kernel announced a core and no request came; the shim was not started or was ended, or the socket was full"
             }
             Self::Killed => "the process was killed before the kernel wrote its core",
+            Self::Unanswered => "the key got no answer, or what was printed for it is none",
         }
     }
 
@@ -169,6 +172,7 @@ impl Reason {
             Self::PipeLimit => "pipe_limit",
             Self::ShimLost => "shim_lost",
             Self::Killed => "killed",
+            Self::Unanswered => "unanswered",
         }
     }
 }
@@ -185,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_list_of_reasons_is_complete_and_its_words_differ() {
-        assert_eq!(Reason::ALL.len(), Reason::Killed as usize + 1);
+        assert_eq!(Reason::ALL.len(), Reason::Unanswered as usize + 1);
         let mut words: Vec<_> = Reason::ALL.map(Reason::as_str).to_vec();
         words.sort_unstable();
         words.dedup();

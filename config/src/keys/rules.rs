@@ -1,6 +1,7 @@
 //! The keys of a `[[rule]]`.
 
 use super::{Key, Value, Words, key, required};
+use crate::check::{ERRNO, FILES};
 
 /// Smallest size of anything that a program must live in.
 const MIB: u64 = 1 << 20;
@@ -182,11 +183,46 @@ pub(super) const KNOWN: &[Key] = &[
         "1 is an ordinary process, 2 one whose core is root's alone",
     ),
     key(
+        "match.key",
+        Value::Table,
+        "not looked at",
+        r#"{ type = "dns_resolver" }"#,
+        "the key that wants instantiating",
+    ),
+    key(
+        "match.key.type",
+        Value::Globs,
+        "any",
+        r#"["dns_resolver", "user"]"#,
+        "its type",
+    ),
+    key(
+        "match.key.description",
+        Value::Globs,
+        "any",
+        r#""*.corp.example""#,
+        "its description, the tenant's own words where the caller is a user",
+    ),
+    key(
+        "match.key.callout",
+        Value::Globs,
+        "any",
+        r#""""#,
+        "its callout information, likewise",
+    ),
+    key(
+        "match.key.caller",
+        Value::Words(Words::Callers),
+        "any",
+        r#""kernel""#,
+        "the kernel itself, or a program",
+    ),
+    key(
         "run",
         Value::Table,
         "off",
         r#"{ in = "container", command = ["/on-crash", "{pid}"] }"#,
-        "start a helper; its stdin is the core",
+        "start a helper; its stdin is the core, or a key's callout",
     ),
     required(
         "run.in",
@@ -220,7 +256,7 @@ pub(super) const KNOWN: &[Key] = &[
         Value::Duration(1_000, 3_600_000),
         r#""30s""#,
         r#""1m""#,
-        "how long it may make no progress, 1s to 1h",
+        "how long it may make no progress, 1s to 1h; of a key: in all, 10s, to 2m",
     ),
     key(
         "run.cgroup",
@@ -256,6 +292,20 @@ pub(super) const KNOWN: &[Key] = &[
         "false",
         "true",
         "also where its init could take over the host anyway",
+    ),
+    key(
+        "run.join",
+        Value::Words(Words::Of(&["net"])),
+        "none",
+        r#"["net"]"#,
+        "of a key, on the host: the container's namespaces that the program is in",
+    ),
+    key(
+        "run.files",
+        Value::Words(Words::Of(&FILES)),
+        "none",
+        r#"["/etc/resolv.conf"]"#,
+        "files of the container that it sees in the place of the host's",
     ),
     key(
         "store",
@@ -367,11 +417,53 @@ pub(super) const KNOWN: &[Key] = &[
         r#"{ reason = "batch jobs keep no cores" }"#,
         "refuse the upcall",
     ),
+    key(
+        "answer",
+        Value::Table,
+        "off",
+        r#"{ payload = "192.0.2.7", ttl = "5s" }"#,
+        "give a key this payload",
+    ),
+    key(
+        "answer.payload",
+        Value::Text,
+        "or `file`",
+        r#""192.0.2.7""#,
+        "the payload",
+    ),
+    key(
+        "answer.file",
+        Value::Path,
+        "or `payload`",
+        r#""/etc/upcalld/keys/a""#,
+        "a file of root's with the payload, at most 16 KiB, read for each key",
+    ),
+    key(
+        "answer.ttl",
+        Value::Duration(1_000, 86_400_000),
+        r#""5s""#,
+        r#""1m""#,
+        "how long it is good for, 1s to 1 day",
+    ),
     required(
         "deny.reason",
         Value::Text,
         r#""batch jobs keep no cores""#,
         "why, for the record",
+    ),
+    key(
+        "deny.errno",
+        Value::Word(ERRNO),
+        r#""EACCES""#,
+        r#""EKEYREJECTED""#,
+        "what the requester of a key is told",
+    ),
+    key(
+        "deny.ttl",
+        Value::Duration(1_000, 60_000),
+        r#""1s""#,
+        r#""5s""#,
+        "for how long the refusal of a key holds",
     ),
     key(
         "limit",
@@ -399,7 +491,7 @@ pub(super) const KNOWN: &[Key] = &[
         Value::Word(Words::Of(&["store", "pass", "drop"])),
         r#""store""#,
         r#""pass""#,
-        "what happens when neither `run`, `deliver` nor `file` can be done",
+        "what happens when neither `run`, `deliver` nor `file` can be done; of a key: drop, pass",
     ),
     key(
         "post",
@@ -411,11 +503,4 @@ pub(super) const KNOWN: &[Key] = &[
 ];
 
 /// Keys of a rule that a later version will know.
-pub(super) const LATER: &[&str] = &[
-    "match.key",
-    "match.module",
-    "match.umh",
-    "run.join",
-    "run.files",
-    "answer",
-];
+pub(super) const LATER: &[&str] = &["match.module", "match.umh"];

@@ -211,22 +211,34 @@ fn every_example_in_a_paragraph_is_right() {
     let text = rules_md();
     let mut tried = 0;
     for part in text.split("\n**`").skip(1) {
-        let (_, rest) = part.split_once("`**").unwrap();
+        let (path, rest) = part.split_once("`**").unwrap();
+        let of_keys = [
+            "match.key",
+            "answer",
+            "run.join",
+            "run.files",
+            "deny.errno",
+            "deny.ttl",
+        ];
+        let of_keys = of_keys.iter().any(|word| path.starts_with(word));
+        let kind = if of_keys { "key" } else { "core" };
         let rest = rest.split("\n#").next().unwrap();
         for example in rest.split('`').skip(1).step_by(2) {
             if !example.contains(" = ") || example.starts_with('[') {
                 continue;
             }
-            let mut rule = format!("[[rule]]\nupcall = \"core\"\n{example}\n");
+            let mut rule = format!("[[rule]]\nupcall = \"{kind}\"\n{example}\n");
             if example.starts_with("upcall") {
                 rule = format!("[[rule]]\n{example}\n");
             }
-            if !["run", "store", "deliver", "file", "pass", "deny"]
+            if !["run", "store", "deliver", "file", "pass", "deny", "answer"]
                 .iter()
                 .any(|action| example.starts_with(action))
             {
                 rule.push_str(if example.starts_with("on_failure") {
                     "run = { in = \"host\", command = [\"/x\"] }\n"
+                } else if of_keys {
+                    "pass = {}\n"
                 } else {
                     "store = {}\n"
                 });

@@ -15,6 +15,8 @@ mod garbage;
 #[cfg(test)]
 mod given;
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod matching;
 #[cfg(test)]
 mod placed;

@@ -20,7 +20,7 @@ fn planned(rule: &str, facts: &Facts) -> Plan {
 }
 
 fn limited(limit: u64) -> Upcall {
-    let Upcall::Core(core) = segv();
+    let core = segv().core().copied().unwrap();
     let limit = Some(limit);
     Upcall::Core(CoreUpcall { limit, ..core })
 }

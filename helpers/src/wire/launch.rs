@@ -4,10 +4,10 @@
 
 use super::FDS_MAX;
 use super::field::{DecodeError, EncodeError, Field, MessageKind, Reader, Writer, once};
+use super::role::{self, FDS, FdRole};
 
 const ID: u16 = 1;
 const SLOT: u16 = 2;
-const FDS: u16 = 3;
 const ARGV: u16 = 4;
 const ENV: u16 = 5;
 const PLACE: u16 = 6;
@@ -27,6 +27,9 @@ const REPORTS: u16 = 19;
 const CGROUPS_V1: u16 = 20;
 const ORIGIN: u16 = 21;
 const READY: u16 = 22;
+const KEY: u16 = 23;
+const FILES: u16 = 24;
+const READER: u16 = 25;
 
 const ID_MAX: usize = 16;
 const WORDS_MAX: usize = 256;
@@ -36,6 +39,7 @@ const PATH_MAX: usize = 4096;
 /// The kernel's `NGROUPS_MAX` is 65,536; a container's init with more than this is refused, not cut.
 const GROUPS_MAX: usize = 1024;
 const LABEL_MAX: usize = 4096;
+const FILES_MAX: usize = 8;
 
 /// The namespaces of a process, in the order in which every list of them is kept: their names in /proc/PID/ns and
 /// their `CLONE_NEW*` flags (namespaces(7)).
@@ -70,77 +74,6 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
-/// What one descriptor beside a launch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FdRole {
-    /// Pidfd of the container's leader.
-    Leader,
-    /// Directory, in cgroup2, in which the helper's own cgroup is made.
-    Cgroup,
-    /// Root of one cgroup v1 hierarchy that the helper joins; occurs once per hierarchy.
-    CgroupV1,
-    /// `freezer.state` of the cgroup v1 freezer among them.
-    FreezerV1,
-    /// What the helper reads: the kernel's pipe, or the storing worker's.
-    Stdin,
-    /// The kernel's pipe, where the helper is fed by somebody else: held, not read, while the helper runs.
-    Hold,
-    /// The claim's eventfd: its token is taken before the first byte is read.
-    Claim,
-    /// Directory, in the cgroup v1 hierarchy of the memory controller, in which a cgroup that limits the helper's
-    /// memory is made; where there is none, cgroup2 has that controller.
-    MemoryV1,
-    /// A program that says which devices may be used, for the helper's own cgroup (bpf(2), `BPF_CGROUP_DEVICE`).
-    Devices,
-    /// Pidfd of the process that crashed, where the helper is to find itself as that one did.
-    Origin,
-    /// The open record, append only.
-    Record,
-    /// The program, where it is executed by descriptor.
-    Program,
-    /// [`Exec`] only: becomes this descriptor number, at most 15, of the program.
-    Number(u8),
-}
-
-impl FdRole {
-    fn code(self) -> u8 {
-        match self {
-            Self::Leader => 1,
-            Self::Cgroup => 2,
-            Self::CgroupV1 => 3,
-            Self::Stdin => 4,
-            Self::Claim => 5,
-            Self::Record => 6,
-            Self::Program => 7,
-            Self::Hold => 8,
-            Self::FreezerV1 => 9,
-            Self::MemoryV1 => 10,
-            Self::Devices => 11,
-            Self::Origin => 12,
-            Self::Number(number) => 128 | (number & 15),
-        }
-    }
-
-    fn from_code(code: u8) -> Option<Self> {
-        match code {
-            1 => Some(Self::Leader),
-            2 => Some(Self::Cgroup),
-            3 => Some(Self::CgroupV1),
-            4 => Some(Self::Stdin),
-            5 => Some(Self::Claim),
-            6 => Some(Self::Record),
-            7 => Some(Self::Program),
-            8 => Some(Self::Hold),
-            9 => Some(Self::FreezerV1),
-            10 => Some(Self::MemoryV1),
-            11 => Some(Self::Devices),
-            12 => Some(Self::Origin),
-            128..=143 => Some(Self::Number(code & 15)),
-            _ => None,
-        }
-    }
-}
-
 /// Where a helper runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -151,6 +84,8 @@ pub enum Place {
     /// Where the launcher is too, but as a user of the host who has nothing more: the ids and groups, no capability,
     /// the system calls that a helper in a container may use.
     User,
+    /// In some of the leader's namespaces, with the host's own tree, as nobody in particular.
+    Beside,
 }
 
 /// One program to start.
@@ -227,6 +162,21 @@ pub struct Enter {
     pub progress: u32,
     /// Bytes of the helper's own output that are kept.
     pub output: u32,
+    /// The key that it works on; then [`Enter::progress`] is how long it may take in all.
+    pub key: Option<KeyWork>,
+    /// [`Place::Beside`]: files of the container that are shown in the place of the host's, by absolute path; at most 8.
+    pub files: Vec<Vec<u8>>,
+    /// [`Place::Beside`]: the uid and gid by which those are read, as the launcher sees them.
+    pub reader: [u32; 2],
+}
+
+/// What a helper may do about a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyWork {
+    /// The key's serial number.
+    pub serial: u32,
+    /// Whether it gets the authority to answer; else it prints the payload.
+    pub authority: bool,
 }
 
 /// A program of the host.
@@ -283,6 +233,7 @@ impl Enter {
             Place::Container => 1,
             Place::Host => 2,
             Place::User => 3,
+            Place::Beside => 4,
         };
         let namespaces: Vec<u8> = self
             .namespaces
@@ -325,6 +276,15 @@ impl Enter {
         if self.ready {
             writer.u8(READY, 1);
         }
+        if let Some(key) = self.key {
+            writer.u64(KEY, u64::from(key.serial) | u64::from(key.authority) << 32);
+        }
+        if self.place == Place::Beside {
+            let [uid, gid] = self.reader.map(u64::from);
+            writer
+                .list(FILES, &self.files, FILES_MAX, PATH_MAX)
+                .u64(READER, uid | gid << 32);
+        }
     }
 }
 
@@ -353,6 +313,9 @@ struct Raw {
     cgroups_v1: Vec<Vec<u8>>,
     origin: Option<[u32; 2]>,
     ready: Option<bool>,
+    key: Option<KeyWork>,
+    files: Vec<Vec<u8>>,
+    reader: Option<[u32; 2]>,
 }
 
 impl Raw {
@@ -361,13 +324,14 @@ impl Raw {
         match tag {
             ID => once(&mut self.id, tag, field.bytes(ID_MAX)?.to_vec()),
             SLOT => once(&mut self.slot, tag, field.u8()?),
-            FDS => once(&mut self.fds, tag, decode_roles(field.bytes(FDS_MAX)?)?),
+            FDS => once(&mut self.fds, tag, role::decode(field.bytes(FDS_MAX)?)?),
             ARGV => field.push(&mut self.argv, WORDS_MAX, WORD_MAX),
             ENV => field.push(&mut self.env, WORDS_MAX, WORD_MAX),
             PLACE => match field.u8()? {
                 1 => once(&mut self.place, tag, Place::Container),
                 2 => once(&mut self.place, tag, Place::Host),
                 3 => once(&mut self.place, tag, Place::User),
+                4 => once(&mut self.place, tag, Place::Beside),
                 _ => Err(DecodeError::Value(tag)),
             },
             JOIN => once(&mut self.join, tag, field.u32()?),
@@ -390,6 +354,17 @@ impl Raw {
                 once(&mut self.origin, tag, numbers)
             }
             READY => once(&mut self.ready, tag, field.u8()? != 0),
+            KEY => {
+                let [serial, authority] = halves(field.u64()?);
+                let authority = match authority {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(DecodeError::Value(tag)),
+                };
+                once(&mut self.key, tag, KeyWork { serial, authority })
+            }
+            FILES => field.push(&mut self.files, FILES_MAX, PATH_MAX),
+            READER => once(&mut self.reader, tag, halves(field.u64()?)),
             _ => field.unknown(),
         }
     }
@@ -417,6 +392,10 @@ impl Raw {
                 .any(|word| word.contains(&0))
         {
             return Err(DecodeError::Value(ARGV));
+        }
+        let beside = self.place == Some(Place::Beside);
+        if beside != self.reader.is_some() || !beside && !self.files.is_empty() {
+            return Err(DecodeError::Value(READER));
         }
         let task = match self.place {
             None => Task::Exec(Exec {
@@ -447,6 +426,9 @@ impl Raw {
                 memory: self.memory,
                 progress: self.progress.ok_or(DecodeError::Missing(PROGRESS))?,
                 output: self.output.ok_or(DecodeError::Missing(OUTPUT))?,
+                key: self.key,
+                files: self.files,
+                reader: self.reader.unwrap_or_default(),
             })),
         };
         Ok(Launch {
@@ -458,6 +440,11 @@ impl Raw {
     }
 }
 
+/// The low and the high half.
+fn halves(number: u64) -> [u32; 2] {
+    [number & 0xffff_ffff, number >> 32].map(|half| u32::try_from(half).unwrap_or(0))
+}
+
 /// A row of numbers as pairs; `N` pairs of a row of `2 * N`.
 fn pairs<const M: usize, const N: usize>(row: &[u64; M]) -> [[u64; 2]; N] {
     const { assert!(M == 2 * N, "a row of pairs") }
@@ -467,16 +454,4 @@ fn pairs<const M: usize, const N: usize>(row: &[u64; M]) -> [[u64; 2]; N] {
         *slot = *pair;
     }
     result
-}
-
-fn decode_roles(codes: &[u8]) -> Result<Vec<FdRole>, DecodeError> {
-    let mut roles = Vec::with_capacity(codes.len());
-    for &code in codes {
-        let role = FdRole::from_code(code).ok_or(DecodeError::Value(FDS))?;
-        if role != FdRole::CgroupV1 && roles.contains(&role) {
-            return Err(DecodeError::Value(FDS));
-        }
-        roles.push(role);
-    }
-    Ok(roles)
 }

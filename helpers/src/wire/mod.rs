@@ -35,21 +35,26 @@
 
 mod field;
 mod id;
+mod key;
 mod launch;
 mod report;
 mod request;
+mod role;
 mod spooled;
 mod verdict;
 
 pub use field::{DecodeError, EncodeError};
 pub use id::{ID_LENGTH, id, is_id, is_id_prefix};
+pub use key::{KEY_WORDS, KeyRequest};
 pub use launch::{
-    Enter, Exec, FdRole, Launch, NAMESPACES, NamespaceId, Place, RLIMITS, Rlimit, Task, cgroup_name,
+    Enter, Exec, KeyWork, Launch, NAMESPACES, NamespaceId, Place, RLIMITS, Rlimit, Task,
+    cgroup_name,
 };
-pub use report::{Event, Report, Stage, WaitStatus, reports};
+pub use report::{Answered, Event, Report, Stage, WaitStatus, reports};
 pub use request::{CORE_PIDFD_WORD, CORE_WORDS, Hook, Request, RequestFd};
+pub use role::FdRole;
 pub use spooled::{PROC_FILE_MAX, Seen, Spooled, Why};
-pub use verdict::Verdict;
+pub use verdict::{PAYLOAD_MAX, Verdict};
 
 /// The longest record that anybody sends or takes, in bytes.
 pub const RECORD_MAX: usize = 128 * 1024;

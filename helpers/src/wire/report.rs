@@ -16,6 +16,7 @@ const OUTPUT: u16 = 11;
 const SIZE: u16 = 12;
 const STORED: u16 = 13;
 const TRUNCATED: u16 = 14;
+const ANSWERED: u16 = 15;
 
 const ID_MAX: usize = 16;
 
@@ -57,11 +58,13 @@ pub enum Stage {
     Deadline = 26,
     Store = 27,
     Place = 28,
+    Files = 29,
+    Authority = 30,
 }
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Plan,
         Self::Fork,
         Self::Freezer,
@@ -90,6 +93,8 @@ impl Stage {
         Self::Deadline,
         Self::Store,
         Self::Place,
+        Self::Files,
+        Self::Authority,
     ];
 
     /// The word used in records and messages.
@@ -123,6 +128,8 @@ impl Stage {
             Self::Deadline => "deadline",
             Self::Store => "store",
             Self::Place => "place",
+            Self::Files => "files",
+            Self::Authority => "authority",
         }
     }
 
@@ -139,6 +146,19 @@ pub enum WaitStatus {
     Exited(u8),
     /// This signal killed it.
     Signaled(u8),
+}
+
+/// What became of a key, as the shim knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// The shim gave it a payload.
+    Instantiated,
+    /// Somebody else answered it: the helper, or what stood before us.
+    ByHelper,
+    /// The shim refused it, with the report's errno.
+    Rejected,
+    /// The shim could do neither, with the report's errno.
+    Failed,
 }
 
 /// One thing that happened to a launch.
@@ -182,6 +202,13 @@ pub enum Event {
     Gone {
         /// How.
         status: WaitStatus,
+    },
+    /// The shim is done with a key; nothing more will come.
+    Answered {
+        /// What became of it.
+        how: Answered,
+        /// With which error, 0 for none.
+        errno: u32,
     },
 }
 
@@ -258,6 +285,10 @@ impl Report {
                 .u64(STORED, *stored)
                 .u8(TRUNCATED, u8::from(*truncated)),
             Event::Gone { status } => writer.u8(EVENT, 5).u32(STATUS, status.code()),
+            Event::Answered { how, errno } => writer
+                .u8(EVENT, 6)
+                .u32(ERRNO, *errno)
+                .u8(ANSWERED, *how as u8),
         };
         writer.finish()
     }
@@ -286,6 +317,7 @@ impl Report {
                 SIZE => once(&mut raw.size, tag, field.u64()?)?,
                 STORED => once(&mut raw.stored, tag, field.u64()?)?,
                 TRUNCATED => once(&mut raw.truncated, tag, field.u8()? != 0)?,
+                ANSWERED => once(&mut raw.answered, tag, field.u8()?)?,
                 _ => field.unknown()?,
             }
         }
@@ -316,6 +348,7 @@ struct Raw {
     size: Option<u64>,
     stored: Option<u64>,
     truncated: Option<bool>,
+    answered: Option<u8>,
 }
 
 impl Raw {
@@ -343,6 +376,16 @@ impl Raw {
             },
             5 => Event::Gone {
                 status: self.status()?,
+            },
+            6 => Event::Answered {
+                how: match self.answered.ok_or(DecodeError::Missing(ANSWERED))? {
+                    0 => Answered::Instantiated,
+                    1 => Answered::ByHelper,
+                    2 => Answered::Rejected,
+                    3 => Answered::Failed,
+                    _ => return Err(DecodeError::Value(ANSWERED)),
+                },
+                errno: self.errno.ok_or(DecodeError::Missing(ERRNO))?,
             },
             _ => return Err(DecodeError::Value(EVENT)),
         })

@@ -3,6 +3,7 @@
 use super::FDS_MAX;
 use super::field::{DecodeError, EncodeError, MessageKind, Reader, Writer, once};
 use super::id::{ID_LENGTH, is_id};
+use super::key::{self, KeyRequest};
 
 const HOOK: u16 = 1;
 const ARGV: u16 = 2;
@@ -32,6 +33,8 @@ pub const CORE_PIDFD_WORD: usize = 11;
 pub enum Hook {
     /// `kernel.core_pattern`, as a pipe.
     Core,
+    /// /sbin/request-key.
+    Key,
 }
 
 /// What one descriptor beside a request is.
@@ -74,6 +77,8 @@ pub struct Request {
     pub started: u64,
     /// The upcall's id, which is its record's, whoever writes that: the daemon, or the next one from the spool.
     pub id: Option<[u8; ID_LENGTH]>,
+    /// What only the process that the kernel started can see of a key; with [`Hook::Key`] only, and always then.
+    pub key: Option<KeyRequest>,
 }
 
 impl Request {
@@ -84,6 +89,7 @@ impl Request {
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let hook = match self.hook {
             Hook::Core => 1,
+            Hook::Key => 2,
         };
         let fds: Vec<u8> = self.fds.iter().map(|fd| fd.code()).collect();
         let mut writer = Writer::new(MessageKind::Request);
@@ -92,6 +98,9 @@ impl Request {
             .list(ARGV, &self.argv, WORDS_MAX, WORD_MAX)
             .bytes(FDS, &fds, FDS_MAX)
             .u64(STARTED, self.started);
+        if let Some(key) = &self.key {
+            key.write(&mut writer);
+        }
         if let Some(id) = &self.id {
             writer.bytes(ID, id, ID_LENGTH);
         }
@@ -106,10 +115,12 @@ impl Request {
         let mut reader = Reader::new(record, MessageKind::Request)?;
         let (mut hook, mut fds, mut started, mut id) = (None, None, None, None);
         let mut argv = Vec::new();
+        let mut key = key::Raw::default();
         while let Some(field) = reader.next()? {
             match field.tag {
                 HOOK => match field.u8()? {
                     1 => once(&mut hook, HOOK, Hook::Core)?,
+                    2 => once(&mut hook, HOOK, Hook::Key)?,
                     _ => return Err(DecodeError::Value(HOOK)),
                 },
                 ARGV => field.push(&mut argv, WORDS_MAX, WORD_MAX)?,
@@ -120,15 +131,17 @@ impl Request {
                     let value = value.filter(|id: &[u8; ID_LENGTH]| is_id(id));
                     once(&mut id, ID, value.ok_or(DecodeError::Value(ID))?)?;
                 }
-                _ => field.unknown()?,
+                _ => key.take(field)?,
             }
         }
         let fds = fds.unwrap_or_default();
         if fds.len() != descriptors {
             return Err(DecodeError::Descriptors);
         }
+        let hook = hook.ok_or(DecodeError::Missing(HOOK))?;
         Ok(Self {
-            hook: hook.ok_or(DecodeError::Missing(HOOK))?,
+            hook,
+            key: key.finish(hook == Hook::Key)?,
             argv,
             fds,
             started: started.ok_or(DecodeError::Missing(STARTED))?,

@@ -5,9 +5,18 @@ use super::field::{DecodeError, EncodeError, MessageKind, Reader, Writer, once};
 const VERDICT: u16 = 1;
 const ERRNO: u16 = 2;
 const TTL: u16 = 3;
+const PAYLOAD: u16 = 4;
+const LAUNCH: u16 = 5;
+const DEADLINE: u16 = 6;
+
+/// The longest payload that is answered with, in bytes: what a report carries of a helper's output.
+pub const PAYLOAD_MAX: usize = 16 * 1024;
+
+/// The longest launch in a verdict: a record's most, less room for what is around it.
+const LAUNCH_MAX: usize = super::RECORD_MAX - 1024;
 
 /// What the shim is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing more: whoever has the work holds the claim.
     Done,
@@ -20,19 +29,58 @@ pub enum Verdict {
     },
     /// Do what the hook's file says for a daemon that is not there.
     Fallback,
+    /// Start what stood before us.
+    Pass {
+        /// How long it may take, in milliseconds; then the key is refused.
+        deadline: u32,
+    },
+    /// The key gets this payload.
+    Answer {
+        /// At most 16 KiB.
+        payload: Vec<u8>,
+        /// How long it is good for, in milliseconds; 0: for ever.
+        ttl: u32,
+    },
+    /// Run a helper, as the child that has the authority. Beside it come the descriptor of upcall-enter, and then those
+    /// of the launch.
+    RunHere {
+        /// The record of a [`Launch`](super::Launch).
+        launch: Vec<u8>,
+        /// How long all of it may take, in milliseconds; then the key is refused.
+        deadline: u32,
+        /// The helper prints the payload, which is good for so many milliseconds; `None`: it answers by itself.
+        prints: Option<u32>,
+    },
 }
 
 impl Verdict {
     /// The record.
     ///
     /// # Errors
-    /// None of today's verdicts can be too long.
-    pub fn encode(self) -> Result<Vec<u8>, EncodeError> {
+    /// The payload or the launch is too long.
+    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let mut writer = Writer::new(MessageKind::Verdict);
         match self {
             Self::Done => writer.u8(VERDICT, 1),
-            Self::Deny { errno, ttl } => writer.u8(VERDICT, 2).u32(ERRNO, errno).u32(TTL, ttl),
+            Self::Deny { errno, ttl } => writer.u8(VERDICT, 2).u32(ERRNO, *errno).u32(TTL, *ttl),
             Self::Fallback => writer.u8(VERDICT, 3),
+            Self::Pass { deadline } => writer.u8(VERDICT, 4).u32(DEADLINE, *deadline),
+            Self::Answer { payload, ttl } => {
+                let writer = writer.u8(VERDICT, 5).u32(TTL, *ttl);
+                writer.bytes(PAYLOAD, payload, PAYLOAD_MAX)
+            }
+            Self::RunHere {
+                launch,
+                deadline,
+                prints,
+            } => {
+                let mut writer = writer.u8(VERDICT, 6);
+                if let Some(ttl) = prints {
+                    writer = writer.u32(TTL, *ttl);
+                }
+                let writer = writer.bytes(LAUNCH, launch, LAUNCH_MAX);
+                writer.u32(DEADLINE, *deadline)
+            }
         }
         .finish()
     }
@@ -44,14 +92,19 @@ impl Verdict {
     pub fn decode(record: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(record, MessageKind::Verdict)?;
         let (mut verdict, mut errno, mut ttl) = (None, None, None);
+        let (mut payload, mut launch, mut deadline) = (None, None, None);
         while let Some(field) = reader.next()? {
             match field.tag {
                 VERDICT => once(&mut verdict, VERDICT, field.u8()?)?,
                 ERRNO => once(&mut errno, ERRNO, field.u32()?)?,
                 TTL => once(&mut ttl, TTL, field.u32()?)?,
+                PAYLOAD => once(&mut payload, PAYLOAD, field.bytes(PAYLOAD_MAX)?.to_vec())?,
+                LAUNCH => once(&mut launch, LAUNCH, field.bytes(LAUNCH_MAX)?.to_vec())?,
+                DEADLINE => once(&mut deadline, DEADLINE, field.u32()?)?,
                 _ => field.unknown()?,
             }
         }
+        let deadline = deadline.ok_or(DecodeError::Missing(DEADLINE));
         match verdict.ok_or(DecodeError::Missing(VERDICT))? {
             1 => Ok(Self::Done),
             2 => Ok(Self::Deny {
@@ -59,6 +112,18 @@ impl Verdict {
                 ttl: ttl.ok_or(DecodeError::Missing(TTL))?,
             }),
             3 => Ok(Self::Fallback),
+            4 => Ok(Self::Pass {
+                deadline: deadline?,
+            }),
+            5 => Ok(Self::Answer {
+                payload: payload.ok_or(DecodeError::Missing(PAYLOAD))?,
+                ttl: ttl.ok_or(DecodeError::Missing(TTL))?,
+            }),
+            6 => Ok(Self::RunHere {
+                launch: launch.ok_or(DecodeError::Missing(LAUNCH))?,
+                deadline: deadline?,
+                prints: ttl,
+            }),
             _ => Err(DecodeError::Value(VERDICT)),
         }
     }

@@ -22,6 +22,10 @@ mod host_cut_short;
 #[cfg(test)]
 mod host_hooks;
 #[cfg(test)]
+mod host_key_scene;
+#[cfg(test)]
+mod host_keys;
+#[cfg(test)]
 mod host_kinds;
 #[cfg(test)]
 mod host_missed;

@@ -56,6 +56,7 @@ fn request(pid: u32, fds: Vec<RequestFd>) -> Result<Vec<u8>> {
         fds,
         started: 0,
         id: None,
+        key: None,
     };
     Ok(request.encode()?)
 }

@@ -66,6 +66,7 @@ fn ask(
         fds: vec![RequestFd::Stdin, RequestFd::Claim, RequestFd::Pidfd],
         started: 1,
         id: None,
+        key: None,
     };
     let record = change(request.encode()?)?;
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
@@ -141,14 +142,14 @@ fn the_shim_obeys_a_verdict_that_says_more_than_it_knows() -> Result<()> {
     let process = Registered::start(&sandbox, "web")?;
     let dump = CoreDump::of(process.init())?;
     let deny = Verdict::Deny { errno: 13, ttl: 0 };
-    let later = |verdict: Verdict| with_field(verdict.encode()?, 0xff01, b"from the future");
+    let later = |verdict: &Verdict| with_field(verdict.encode()?, 0xff01, b"from the future");
     // Nobody reads the core, and the shim does not either.
-    let refused = answered(&sandbox, &dump, &later(deny)?)?;
+    let refused = answered(&sandbox, &dump, &later(&deny)?)?;
     assert!(
         refused.code != 0 && nothing_in(&sandbox.spool()),
         "{refused:?}"
     );
-    let done = answered(&sandbox, &dump, &later(Verdict::Done)?)?;
+    let done = answered(&sandbox, &dump, &later(&Verdict::Done)?)?;
     assert!(done.code == 0 && nothing_in(&sandbox.spool()), "{done:?}");
     // What it must not skip makes the verdict none: as if nobody were there, the core is kept.
     let unknown = with_field(deny.encode()?, 0x7f01, b"but only on Sundays")?;
@@ -156,7 +157,7 @@ fn the_shim_obeys_a_verdict_that_says_more_than_it_knows() -> Result<()> {
     assert!(kept.code == 0 && kept.taken, "{kept:?}");
     assert_eq!(spooled(&sandbox)?.0, dump.core());
     std::fs::remove_dir_all(sandbox.spool())?;
-    let back = answered(&sandbox, &dump, &later(Verdict::Fallback)?)?;
+    let back = answered(&sandbox, &dump, &later(&Verdict::Fallback)?)?;
     assert!(back.code == 0 && back.taken, "{back:?}");
     assert_eq!(spooled(&sandbox)?.0, dump.core());
     drop(process);

@@ -278,6 +278,7 @@ fn blank(id: &str, time: &str) -> Record {
         message: None,
         timings_us: Timings::default(),
         actions: Vec::new(),
+        key: None,
         core: Some(Core {
             hook: "pipe".to_owned(),
             signal: text("SEGV"),

@@ -17,9 +17,10 @@ use nix::sys::prctl::{get_dumpable, set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Gid, Uid, chdir, chroot, fchdir, setgroups, setresgid, setresuid, setsid};
-use upcall_helpers::sys;
+use upcall_helpers::sys::{self, keys};
 use upcall_helpers::wire::{Enter, FdRole, NAMESPACES, NamespaceId, Place, Rlimit, Stage};
 
+use crate::beside;
 use crate::descriptors::{Fds, TheirPipes};
 use crate::failure::{At, Failure, require};
 use crate::inside;
@@ -27,8 +28,14 @@ use crate::launcher::Context;
 use crate::status::{Message, Sender};
 
 /// The joiner's whole life. `fds` came with the launch.
-pub(crate) fn start(context: &Context<'_>, enter: &Enter, mut fds: Fds, pipes: &TheirPipes) -> ! {
-    let failure = match join(context, enter, &mut fds, pipes) {
+pub(crate) fn start(
+    context: &Context<'_>,
+    enter: &Enter,
+    mut fds: Fds,
+    pipes: &TheirPipes,
+    files: &[Vec<u8>],
+) -> ! {
+    let failure = match join(context, enter, &mut fds, pipes, files) {
         Ok(never) => match never {},
         Err(failure) => failure,
     };
@@ -41,21 +48,30 @@ fn join(
     enter: &Enter,
     fds: &mut Fds,
     pipes: &TheirPipes,
+    files: &[Vec<u8>],
 ) -> Result<Infallible, Failure> {
     let proc = prepare(context, enter, fds, pipes)?;
     match enter.place {
         Place::Container => enter_container(enter, fds, &proc)?,
         Place::User => become_user(enter, fds, &proc)?,
-        Place::Host => {}
+        Place::Host | Place::Beside => {}
     }
     // Nothing of the container's is looked at before we are in the cgroups that bound us.
     let mut go = [0; 1];
     let going = nix::unistd::read(&pipes.go, &mut go).at(Stage::Cgroup)?;
     require(going == 1, Stage::Cgroup, Errno::ESRCH)?;
-    if enter.place != Place::Host {
-        inside::drop_rights(enter, &proc)?;
-        // Changing ids took it away (kernel/cred.c, commit_creds).
-        die_with_parent(&pipes.sender)?;
+    match enter.place {
+        Place::Container | Place::User => inside::drop_rights(enter, &proc)?,
+        Place::Beside => beside::enter(enter, fds, &proc, files)?,
+        Place::Host => {}
+    }
+    // Changing ids took it away (kernel/cred.c, commit_creds).
+    die_with_parent(&pipes.sender)?;
+    if let Some(key) = enter.key.filter(|key| key.authority) {
+        // Joining a user namespace took it away (kernel/user_namespace.c, set_cred_user_ns).
+        let serial = i32::try_from(key.serial).map_err(|_| Errno::EINVAL);
+        let assumed = serial.and_then(keys::assume_authority);
+        assumed.at(Stage::Authority)?;
     }
     drop(proc);
     inside::execute(context, enter, fds.get(FdRole::Program), &pipes.sender)
@@ -90,7 +106,8 @@ fn prepare(
     sys::reset_sigpipe();
     become_undumpable()?;
     setsid().at(Stage::Session)?;
-    arrange_descriptors(fds, pipes, &proc).at(Stage::Descriptors)?;
+    let prints = enter.key.is_some_and(|key| !key.authority);
+    arrange_descriptors(fds, pipes, &proc, prints).at(Stage::Descriptors)?;
     set_limits(context, enter)?;
     Ok(proc)
 }
@@ -150,10 +167,22 @@ fn read_number(proc: BorrowedFd<'_>, path: &str) -> Result<i32, Errno> {
 
 /// Standard input, output and error as the helper gets them, and nothing else open but what the next steps need:
 /// the gaps between those are closed, whatever is in them.
-fn arrange_descriptors(fds: &Fds, pipes: &TheirPipes, proc: &OwnedFd) -> Result<(), Errno> {
+fn arrange_descriptors(
+    fds: &Fds,
+    pipes: &TheirPipes,
+    proc: &OwnedFd,
+    prints: bool,
+) -> Result<(), Errno> {
     sys::dup_to(pipes.stdin.as_fd(), 0)?;
     sys::dup_to(pipes.stdout.as_fd(), 1)?;
-    sys::dup_to(pipes.stdout.as_fd(), 2)?;
+    if prints {
+        // What it prints is the payload, and a warning is no part of that.
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let null = nix::fcntl::open("/dev/null", flags, Mode::empty())?;
+        sys::dup_to(null.as_fd(), 2)?;
+    } else {
+        sys::dup_to(pipes.stdout.as_fd(), 2)?;
+    }
     let needed = [FdRole::Leader, FdRole::Origin, FdRole::Program]
         .into_iter()
         .filter_map(|role| fds.get(role));

@@ -17,6 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as WaitIdStatus, waitid};
 use upcall_helpers::sys::{self, CLONE_CLEAR_SIGHAND, Fork};
 use upcall_helpers::wire::{Enter, Event, FdRole, Launch, NAMESPACES, Place, Stage, WaitStatus};
 
+use crate::beside;
 use crate::board::Row;
 use crate::cgroup::{self, HelperCgroup};
 use crate::descriptors::{Fds, Pipes, TheirPipes};
@@ -142,7 +143,9 @@ impl Keeper<'_> {
         reporter: &mut Reporter<'_>,
     ) -> Result<(), Failure> {
         let (ours, theirs) = pipes.split();
-        let helper = self.fork(cgroup, fds, &theirs, &ours.going)?;
+        // Before there is a joiner, which would have to wait for them.
+        let files = beside::read_files(&self.context.proc, self.enter)?;
+        let helper = self.fork(cgroup, fds, &theirs, &ours.going, &files)?;
         drop((theirs, ours.going));
         let begun = self.executed(ours.status);
         let begun = begun.and_then(|()| self.ready(&ours.output, &helper));
@@ -154,6 +157,7 @@ impl Keeper<'_> {
         if self.enter.ready {
             relay.demand(SLOWEST);
         }
+        relay.in_all = self.enter.key.is_some();
         let timed_out = relay.run(&helper.pidfd, self.row).is_err();
         if timed_out {
             cgroup.kill();
@@ -177,6 +181,7 @@ impl Keeper<'_> {
         mut fds: Fds,
         pipes: &TheirPipes,
         going: &OwnedFd,
+        files: &[Vec<u8>],
     ) -> Result<Helper, Failure> {
         let cgroups_v1 = std::mem::take(&mut fds.cgroups_v1);
         fds.take(FdRole::FreezerV1)
@@ -190,7 +195,7 @@ impl Keeper<'_> {
             setns(leader.at(Stage::Plan)?, flags).at(Stage::Join)?;
         }
         let (pid, pidfd) = match sys::fork(CLONE_CLEAR_SIGHAND, Some(cgroup.fd())) {
-            Ok(Fork::Child) => join::start(self.context, self.enter, fds, pipes),
+            Ok(Fork::Child) => join::start(self.context, self.enter, fds, pipes, files),
             Ok(Fork::Parent { pid, pidfd }) => (pid, pidfd),
             Err(errno) => {
                 // A pid namespace that has lost its init takes nobody, and this is how it says so.

@@ -64,36 +64,46 @@ struct Child {
     killed: bool,
 }
 
+/// Puts off what we were given, whoever started us; everybody we fork inherits that, so once is enough.
+pub(crate) fn put_off() -> Result<(), Failure> {
+    set_dumpable(false).at(Stage::Undumpable)?;
+    sys::reset_signals().at(Stage::Scheduling)?;
+    sys::reset_scheduling().at(Stage::Scheduling)?;
+    set_timerslack(0).at(Stage::Scheduling)?;
+    umask(Mode::from_bits_truncate(0o022));
+    Ok(())
+}
+
+impl<'a> Context<'a> {
+    /// With this socket. `keys`: helpers may answer keys.
+    pub(crate) fn new(socket: BorrowedFd<'a>, keys: bool) -> Result<Self, Failure> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let proc = open("/proc", flags, Mode::empty()).at(Stage::Plan)?;
+        let limits: Result<Vec<Rlimit>, Errno> = (0..RLIMITS)
+            .map(|number| {
+                let (soft, hard) = sys::rlimit(u32::try_from(number).unwrap_or(0))?;
+                Ok(Rlimit { soft, hard })
+            })
+            .collect();
+        Ok(Self {
+            socket,
+            proc,
+            limits: limits.at(Stage::Limits)?,
+            seccomp: seccomp::filter(keys).at(Stage::Seccomp)?,
+        })
+    }
+}
+
 /// Serves until the daemon closes the socket and all work has ended.
 ///
 /// # Errors
 /// What could not be set up.
 pub(crate) fn run() -> Result<(), Failure> {
-    set_dumpable(false).at(Stage::Undumpable)?;
-    sys::reset_signals().at(Stage::Scheduling)?;
-    // Everybody we fork inherits these, so once is enough.
-    sys::reset_scheduling().at(Stage::Scheduling)?;
-    set_timerslack(0).at(Stage::Scheduling)?;
-    umask(Mode::from_bits_truncate(0o022));
+    put_off()?;
     let socket = socket().at(Stage::Plan)?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let proc = open("/proc", flags, Mode::empty()).at(Stage::Plan)?;
-    let limits: Result<Vec<Rlimit>, Errno> = (0..RLIMITS)
-        .map(|number| {
-            let (soft, hard) = sys::rlimit(u32::try_from(number).unwrap_or(0))?;
-            Ok(Rlimit { soft, hard })
-        })
-        .collect();
-    let seccomp = seccomp::filter().at(Stage::Seccomp)?;
-    let limits = limits.at(Stage::Limits)?;
     let (taken, take) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).at(Stage::Pipes)?;
     let launcher = Launcher {
-        context: Context {
-            socket: socket.as_fd(),
-            proc,
-            limits,
-            seccomp,
-        },
+        context: Context::new(socket.as_fd(), false)?,
         board: Board::new().at(Stage::Plan)?,
         taken: File::from(taken),
         take: File::from(take),
@@ -105,7 +115,7 @@ pub(crate) fn run() -> Result<(), Failure> {
 }
 
 /// The socket to the daemon, moved from standard input to a number that no program of ours is given.
-fn socket() -> Result<OwnedFd, Errno> {
+pub(crate) fn socket() -> Result<OwnedFd, Errno> {
     let given = sys::inherited(0)?;
     let moved = sys::inherited(fcntl(&given, FcntlArg::F_DUPFD_CLOEXEC(NUMBERS))?)?;
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;

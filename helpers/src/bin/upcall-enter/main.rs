@@ -5,8 +5,12 @@
 //! pipe, and ends the helper in time; the keeper forks a *joiner*, which enters the container and executes the helper.
 //! It decides nothing: what it may do comes in the record, and each step is checked before the next.
 //!
+//! `upcall-enter --key` does one launch as the child of the shim that the kernel started for a key, because only that
+//! process and its children may answer: the same keeper and the same joiner, which takes the authority again inside.
+//!
 //! It is static and single-threaded, and started before the daemon puts armour on that helpers would inherit.
 
+mod beside;
 mod board;
 mod cgroup;
 mod descriptors;
@@ -14,6 +18,7 @@ mod failure;
 mod inside;
 mod join;
 mod keeper;
+mod key;
 mod label;
 mod launcher;
 mod plain;
@@ -27,12 +32,15 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|word| word != "--launcher") || arguments.next().is_some() {
-        return ExitCode::from(2);
-    }
-    match launcher::run() {
+    let word = arguments.next().unwrap_or_default();
+    let done = match (word.to_str(), arguments.next()) {
+        (Some("--launcher"), None) => launcher::run(),
+        (Some("--key"), None) => key::run(),
+        _ => return ExitCode::from(2),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
-        // Standard error is the daemon's; one word is all that a launcher that cannot start can say.
+        // Standard error is nobody's; one word is all that a launcher that cannot start can say.
         Err(failure) => ExitCode::from(u8::try_from(failure.errno as i32).unwrap_or(1)),
     }
 }

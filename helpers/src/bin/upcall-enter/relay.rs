@@ -28,6 +28,8 @@ pub(crate) struct Relay {
     patience: u64,
     /// Bytes that have to go in every second beyond the patience; 0: any number.
     slowest: u64,
+    /// Whether `patience` is for all of it, whatever moves.
+    pub(crate) in_all: bool,
     state: State,
 }
 
@@ -66,6 +68,7 @@ impl Relay {
             fed: 0,
             patience: u64::from(progress).saturating_mul(1_000_000),
             slowest: 0,
+            in_all: false,
             state: State::Source,
         }
     }
@@ -107,7 +110,8 @@ impl Relay {
                 self.listen();
                 return Ok(());
             }
-            if now.saturating_sub(last) > self.patience || self.crawls(now.saturating_sub(start)) {
+            let over = if self.in_all { start } else { last };
+            if now.saturating_sub(over) > self.patience || self.crawls(now.saturating_sub(start)) {
                 return Err(TimedOut);
             }
         }

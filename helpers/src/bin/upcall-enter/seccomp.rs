@@ -6,6 +6,7 @@
 
 use nix::errno::Errno;
 use nix::libc;
+use upcall_helpers::sys::keys::operation;
 
 /// One instruction of a filter (`struct sock_filter`, linux/filter.h).
 pub(crate) type Instruction = libc::sock_filter;
@@ -21,6 +22,19 @@ const NEW_NAMESPACES: u32 = 0x7e02_0000;
 
 /// personality(2): Linux, variants of it, and asking; not turning randomisation off, not making everything executable.
 const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
+/// What a helper needs of keyctl(2) to answer a key.
+const ANSWERING: [u32; 9] = [
+    operation::GET_KEYRING_ID,
+    operation::DESCRIBE,
+    operation::READ,
+    operation::INSTANTIATE,
+    operation::NEGATE,
+    operation::SET_TIMEOUT,
+    operation::ASSUME_AUTHORITY,
+    operation::REJECT,
+    operation::INSTANTIATE_IOV,
+];
 
 /// `AF_VSOCK` of socket(2), which no network namespace confines.
 const AF_VSOCK: u32 = 40;
@@ -39,9 +53,12 @@ const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 /// The filter. What is allowed is a bit per number, and the word with a number's bit is found by halving: short, because
 /// the kernel compiles it anew for every helper. One comparison per number cost each of them 0.7 ms.
 ///
+/// `keys`: for helpers that answer a key, who may do with keyctl(2) what that takes, and no more: nothing that finds,
+/// links or makes another key.
+///
 /// # Errors
 /// Does not fail with this list.
-pub(crate) fn filter() -> Result<Vec<Instruction>, Errno> {
+pub(crate) fn filter(keys: bool) -> Result<Vec<Instruction>, Errno> {
     // The number's bit within its word, for the end. It comes first because it ends the kernel's trying out of every
     // number when a filter is installed: all else here would make a helper wait for that.
     let mut program = vec![
@@ -73,6 +90,14 @@ pub(crate) fn filter() -> Result<Vec<Instruction>, Errno> {
     }
     personality.push(end(REFUSE));
     case(&mut program, libc::SYS_personality, &personality)?;
+    if keys {
+        let mut keyctl = vec![load(ARGUMENT)];
+        for operation in ANSWERING {
+            keyctl.extend([jump(libc::BPF_JEQ, operation, 0, 1), end(ALLOW)]);
+        }
+        keyctl.push(end(REFUSE));
+        case(&mut program, libc::SYS_keyctl, &keyctl)?;
+    }
 
     let words = words(COMMON.iter().chain(LEGACY))?;
     program.push(instruction(
@@ -326,11 +351,36 @@ mod tests {
 
     fn on(number: i64, argument: u32) -> u32 {
         run(
-            &filter().unwrap(),
+            &filter(false).unwrap(),
             u32::try_from(number).unwrap(),
             ARCH,
             argument,
         )
+    }
+
+    #[test]
+    fn who_answers_a_key_may_do_that_and_nothing_else_with_keys() {
+        let program = filter(true).unwrap();
+        let keyctl = |operation| {
+            run(
+                &program,
+                u32::try_from(libc::SYS_keyctl).unwrap(),
+                ARCH,
+                operation,
+            )
+        };
+        for operation in 0..64 {
+            let wanted = if ANSWERING.contains(&operation) {
+                ALLOW
+            } else {
+                REFUSE
+            };
+            assert_eq!(keyctl(operation), wanted, "{operation}");
+        }
+        for other in [libc::SYS_add_key, libc::SYS_request_key, libc::SYS_mount] {
+            let result = run(&program, u32::try_from(other).unwrap(), ARCH, 0);
+            assert_eq!(result, REFUSE, "{other}");
+        }
     }
 
     #[test]
@@ -346,7 +396,7 @@ mod tests {
             libc::SYS_socket,
             libc::SYS_personality,
         ];
-        let program = filter().unwrap();
+        let program = filter(false).unwrap();
         for number in (0..1024).chain([u32::MAX, 0x4000_0000, 0x4000_0001]) {
             if special.contains(&i64::from(number)) {
                 continue;

@@ -15,7 +15,7 @@ use upcall_helpers::wire::{CORE_PIDFD_WORD, Hook, Request, RequestFd, Verdict, W
 use crate::{FAILURE, SUCCESS, link, spool};
 
 /// Where `install` puts the hooks' files unless core_pattern says otherwise.
-const HOOKS: &[u8] = b"/etc/upcalld/hooks";
+pub(crate) const HOOKS: &[u8] = b"/etc/upcalld/hooks";
 
 /// Serves one core dump.
 pub(crate) fn run(mut words: Vec<Vec<u8>>) -> u8 {
@@ -47,12 +47,14 @@ pub(crate) fn run(mut words: Vec<Vec<u8>>) -> u8 {
         fds,
         started,
         id: Some(id(u64::from_le_bytes(sys::random().unwrap_or_default()))),
+        key: None,
     };
-    let why = match link::ask(&hook, &request, &given) {
+    let why = match link::ask(&hook, &request, &given).map(|answer| answer.verdict) {
         // Refused: closing the pipe ends the dump.
         Ok(Verdict::Deny { .. }) => return FAILURE,
         Ok(Verdict::Done) => return SUCCESS,
-        Ok(Verdict::Fallback) => Why::HandedBack,
+        // The others are verdicts on keys.
+        Ok(_) => Why::HandedBack,
         Err(Errno::EAGAIN | Errno::EINPROGRESS) => Why::Late,
         Err(_) => Why::Absent,
     };
@@ -82,7 +84,7 @@ fn kernels_pidfd(words: &[Vec<u8>]) -> Option<OwnedFd> {
     }
 }
 
-fn monotonic() -> u64 {
+pub(crate) fn monotonic() -> u64 {
     let Ok(time) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
         return 0;
     };

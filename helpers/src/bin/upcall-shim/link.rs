@@ -1,6 +1,6 @@
 //! One question to the daemon, with a deadline on every step.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -11,6 +11,15 @@ use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::seqpacket;
 use upcall_helpers::wire::{Request, Verdict};
 
+/// What the daemon said.
+pub(crate) struct Answer {
+    pub(crate) verdict: Verdict,
+    /// What came beside it.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Where it can be told what became of it.
+    pub(crate) socket: OwnedFd,
+}
+
 /// Sends the request and waits for the verdict.
 ///
 /// # Errors
@@ -20,7 +29,7 @@ pub(crate) fn ask(
     hook: &HookFile,
     request: &Request,
     fds: &[BorrowedFd<'_>],
-) -> Result<Verdict, Errno> {
+) -> Result<Answer, Errno> {
     use std::os::fd::AsRawFd;
     let start = Instant::now();
     let record = request.encode().map_err(|_| Errno::E2BIG)?;
@@ -37,5 +46,9 @@ pub(crate) fn ask(
     seqpacket::send(socket.as_fd(), &record, fds)?;
     setsockopt(&socket, ReceiveTimeout, &left())?;
     let answer = seqpacket::receive(socket.as_fd())?;
-    Verdict::decode(&answer.record).map_err(|_| Errno::EBADMSG)
+    Ok(Answer {
+        verdict: Verdict::decode(&answer.record).map_err(|_| Errno::EBADMSG)?,
+        fds: answer.fds,
+        socket,
+    })
 }

@@ -2,13 +2,17 @@
 //!
 //! One program for every hook: the name it is started by says which. For `core` it passes the kernel's pipe, pidfd
 //! and words to the daemon and stays until somebody holds the claim to the pipe. It decides nothing, parses nothing a
-//! tenant wrote, and where the daemon is not there or too late it keeps the core in the spool.
+//! tenant wrote, and where the daemon is not there or too late it keeps the core in the spool. For `request-key` it is
+//! the process that may answer: it asks, does what the daemon says with its children, and ends in time whatever they do.
 
 #![no_main]
 
 mod core;
+mod evidence;
 mod facts;
+mod key;
 mod link;
+mod run;
 mod spool;
 mod sys;
 
@@ -38,6 +42,7 @@ fn run() -> u8 {
     let words: Vec<Vec<u8>> = arguments.map(|word| word.as_bytes().to_vec()).collect();
     match Path::new(&name).file_name().map(OsStrExt::as_bytes) {
         Some(b"core") => core::run(words),
+        Some(b"request-key") => key::serve(words),
         _ => USAGE,
     }
 }

@@ -1,0 +1,54 @@
+//! What only the process that the kernel started can see of a key: it possesses the authorisation key, and nobody else
+//! does, not even root (security/keys/permission.c).
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use upcall_helpers::sys::keys;
+use upcall_helpers::wire::KeyRequest;
+
+/// /proc/keys is read up to here: a host's whole quota of keys is shorter.
+const KEYS_MAX: usize = 64 << 20;
+
+/// Takes the authority over this key and gathers what is known about it. `thread_keyring` as the kernel says it.
+///
+/// # Errors
+/// There is no authority to be had: whoever started us was not the kernel, or the key is answered.
+pub(crate) fn gather(key: i32, thread_keyring: Option<i32>) -> Result<KeyRequest, Errno> {
+    let authorisation = keys::assume_authority(key)?;
+    Ok(KeyRequest {
+        // Without it the daemon does not know who asks, and says so.
+        authorisation: line_of(authorisation).unwrap_or_default(),
+        described: keys::describe(key)?,
+        callout: keys::callout()?,
+        thread_keyring: thread_keyring
+            .filter(|keyring| *keyring > 0)
+            .and_then(|keyring| keys::describe(keyring).ok()),
+    })
+}
+
+/// A key's line in /proc/keys (keyrings(7)): its serial number comes first, in eight hexadecimal digits.
+fn line_of(key: i32) -> Result<Vec<u8>, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let file = open("/proc/keys", flags, Mode::empty())?;
+    let wanted = format!("{key:08x} ").into_bytes();
+    let (mut text, mut total) = (Vec::new(), 0);
+    let mut part = vec![0; 64 * 1024];
+    while total < KEYS_MAX {
+        let length = nix::unistd::read(&file, &mut part)?;
+        if length == 0 {
+            break;
+        }
+        total += length;
+        text.extend_from_slice(part.get(..length).unwrap_or_default());
+        // Whole lines only; the rest waits for its end.
+        let end = text.iter().rposition(|byte| *byte == b'\n');
+        let rest = text.split_off(end.map_or(0, |end| end + 1));
+        let mut lines = text.split(|byte| *byte == b'\n');
+        if let Some(line) = lines.find(|line| line.starts_with(&wanted)) {
+            return Ok(line.to_vec());
+        }
+        text = rest;
+    }
+    Err(Errno::ENOENT)
+}

@@ -1,0 +1,113 @@
+//! The host's /sbin/request-key, borrowed: our shim is mounted over it, so that nothing on disk changes, and is taken away
+//! by a process that outlives the test whatever happens to it.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MsFlags, mount};
+
+use crate::command::{command, run};
+use crate::sandbox::Sandbox;
+
+/// Whom the kernel starts.
+const PROGRAM: &str = "/sbin/request-key";
+
+/// What the shim reads.
+const FILE: &str = "/etc/upcalld/hooks/key";
+
+/// Where that is kept while it is borrowed.
+const SAVED: &str = "/run/upcalld-host-hooks.key";
+
+/// Whoever changes the host's hooks in a test holds this.
+const LOCK: &str = "/run/upcalld-host-hooks.lock";
+
+/// Puts back what was there: also what somebody left who could not.
+const PUT_BACK: &str = "\
+while umount -l /sbin/request-key 2>/dev/null; do :; done
+if [ -e /run/upcalld-host-hooks.key ]; then
+    rm -f /etc/upcalld/hooks/key
+    if [ -s /run/upcalld-host-hooks.key ]; then cp -p /run/upcalld-host-hooks.key /etc/upcalld/hooks/key; fi
+    rm -f /run/upcalld-host-hooks.key
+    rmdir /etc/upcalld/hooks /etc/upcalld 2>/dev/null
+fi
+:";
+
+/// The hook; given back when dropped, or when this process ends.
+#[derive(Debug)]
+pub struct HostKeyHook {
+    guard: Child,
+    previous: PathBuf,
+}
+
+impl HostKeyHook {
+    /// Borrows it for a sandbox's shim. Waits for others.
+    ///
+    /// # Errors
+    /// As flock(2), mount(2), and the rest of it.
+    pub fn borrow(sandbox: &Sandbox) -> Result<Self> {
+        let lock = File::create(LOCK).context(LOCK)?;
+        lock.lock()?;
+        run(command("sh").args(["-c", PUT_BACK]))?;
+        // Where the shim finds it: the name itself is taken.
+        let previous = sandbox.path("request-key.distrib");
+        std::fs::copy(PROGRAM, &previous).context(PROGRAM)?;
+        let former = std::fs::read(FILE).unwrap_or_default();
+        std::fs::write(SAVED, former)?;
+        std::fs::create_dir_all("/etc/upcalld/hooks")?;
+        // Its end of the pipe closes with us; and the lock is held until it is done.
+        let guard = command("setsid")
+            .args(["sh", "-c", &format!("cat >/dev/null\n{PUT_BACK}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::from(OwnedFd::from(lock)))
+            .spawn()?;
+        let hook = Self { guard, previous };
+        hook.file(sandbox, "")?;
+        let shim = sandbox.libexec().join("upcall-shim");
+        let none = None::<&str>;
+        mount(Some(&shim), PROGRAM, none, MsFlags::MS_BIND, none)?;
+        Ok(hook)
+    }
+
+    /// Writes the hook's file, with these further lines.
+    ///
+    /// # Errors
+    /// As open(2), write(2).
+    pub fn file(&self, sandbox: &Sandbox, more: &str) -> Result<()> {
+        let (socket, program) = (sandbox.sockets().join("upcall.sock"), &self.previous);
+        let mut file = File::create(FILE)?;
+        writeln!(
+            file,
+            "socket = {}\ndeadline_ms = 2000\nprogram = {}\n{more}",
+            socket.display(),
+            program.display()
+        )?;
+        Ok(())
+    }
+
+    /// Gives it back, and looks whether that worked.
+    ///
+    /// # Errors
+    /// It is still there.
+    pub fn put_back(mut self) -> Result<()> {
+        self.end();
+        let shim = run(command("findmnt").args(["--noheadings", PROGRAM]));
+        ensure!(shim.is_err(), "{PROGRAM} is still ours");
+        ensure!(!Path::new(SAVED).exists(), "{SAVED} is still there");
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        drop(self.guard.stdin.take());
+        drop(self.guard.wait());
+    }
+}
+
+impl Drop for HostKeyHook {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
