@@ -14,13 +14,14 @@ mod perform;
 mod post;
 mod reason;
 mod refusals;
+mod self_test;
 mod spooled;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{Notify, broadcast};
 use tracing::warn;
@@ -56,9 +57,6 @@ use refusals::Refusals;
 
 /// Late upcalls that are remembered until their cores are taken in.
 const LATE_MAX: usize = 4096;
-
-/// A child that is to crash for a self-test is expected for this long.
-const SELF_TEST: Duration = Duration::from_secs(10);
 
 /// The facts of a core dump of a process that is known, for explaining.
 pub(crate) fn facts_of_core(words: &CoreWords, origin: &Origin, resolution: &Resolution) -> Facts {
@@ -371,33 +369,6 @@ impl Broker {
         CoreHook::read(&self.places.hooks)
             .ok()
             .map(|hook| hook.previous)
-    }
-
-    /// Expects this process to crash soon, for a self-test of the hook.
-    pub fn expect_self_test(&self, pid: u32) {
-        let mut expected = self
-            .self_tests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        expected.retain(|_, since| since.elapsed() < SELF_TEST);
-        expected.insert(pid, Instant::now());
-    }
-
-    fn is_self_test(&self, facts: &Facts) -> bool {
-        let mut expected = self
-            .self_tests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let since = facts.process.pid.and_then(|pid| expected.remove(&pid));
-        since.is_some_and(|since| since.elapsed() < SELF_TEST)
-    }
-
-    fn self_tested(&self, call: &CoreCall, mut draft: Draft) {
-        call.caller.refuse(&call.kernel);
-        draft.self_tested();
-        let (record, micros) = draft.finish();
-        let result = self.records.write(&record, micros);
-        self.told(record, result);
     }
 
     /// Refuses: nothing is read, which ends the dump. Refusals by a limit are put together, one record for all of a

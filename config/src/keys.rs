@@ -2,6 +2,7 @@
 //! must explain all come from here.
 
 mod containers;
+mod of_keys;
 mod rules;
 mod settings;
 

@@ -1,7 +1,6 @@
 //! The keys of a `[[rule]]`.
 
-use super::{Key, Value, Words, key, required};
-use crate::check::{ERRNO, FILES};
+use super::{Key, Value, Words, key, of_keys, required};
 
 /// Smallest size of anything that a program must live in.
 const MIB: u64 = 1 << 20;
@@ -182,41 +181,11 @@ pub(super) const KNOWN: &[Key] = &[
         "1",
         "1 is an ordinary process, 2 one whose core is root's alone",
     ),
-    key(
-        "match.key",
-        Value::Table,
-        "not looked at",
-        r#"{ type = "dns_resolver" }"#,
-        "the key that wants instantiating",
-    ),
-    key(
-        "match.key.type",
-        Value::Globs,
-        "any",
-        r#"["dns_resolver", "user"]"#,
-        "its type",
-    ),
-    key(
-        "match.key.description",
-        Value::Globs,
-        "any",
-        r#""*.corp.example""#,
-        "its description, the tenant's own words where the caller is a user",
-    ),
-    key(
-        "match.key.callout",
-        Value::Globs,
-        "any",
-        r#""""#,
-        "its callout information, likewise",
-    ),
-    key(
-        "match.key.caller",
-        Value::Words(Words::Callers),
-        "any",
-        r#""kernel""#,
-        "the kernel itself, or a program",
-    ),
+    of_keys::MATCH,
+    of_keys::TYPE,
+    of_keys::DESCRIPTION,
+    of_keys::CALLOUT,
+    of_keys::CALLER,
     key(
         "run",
         Value::Table,
@@ -293,20 +262,8 @@ pub(super) const KNOWN: &[Key] = &[
         "true",
         "also where its init could take over the host anyway",
     ),
-    key(
-        "run.join",
-        Value::Words(Words::Of(&["net"])),
-        "none",
-        r#"["net"]"#,
-        "of a key, on the host: the container's namespaces that the program is in",
-    ),
-    key(
-        "run.files",
-        Value::Words(Words::Of(&FILES)),
-        "none",
-        r#"["/etc/resolv.conf"]"#,
-        "files of the container that it sees in the place of the host's",
-    ),
+    of_keys::JOIN,
+    of_keys::FILES,
     key(
         "store",
         Value::Table,
@@ -417,54 +374,18 @@ pub(super) const KNOWN: &[Key] = &[
         r#"{ reason = "batch jobs keep no cores" }"#,
         "refuse the upcall",
     ),
-    key(
-        "answer",
-        Value::Table,
-        "off",
-        r#"{ payload = "192.0.2.7", ttl = "5s" }"#,
-        "give a key this payload",
-    ),
-    key(
-        "answer.payload",
-        Value::Text,
-        "or `file`",
-        r#""192.0.2.7""#,
-        "the payload",
-    ),
-    key(
-        "answer.file",
-        Value::Path,
-        "or `payload`",
-        r#""/etc/upcalld/keys/a""#,
-        "a file of root's with the payload, at most 16 KiB, read for each key",
-    ),
-    key(
-        "answer.ttl",
-        Value::Duration(1_000, 86_400_000),
-        r#""5s""#,
-        r#""1m""#,
-        "how long it is good for, 1s to 1 day",
-    ),
+    of_keys::ANSWER,
+    of_keys::PAYLOAD,
+    of_keys::FILE,
+    of_keys::TTL,
     required(
         "deny.reason",
         Value::Text,
         r#""batch jobs keep no cores""#,
         "why, for the record",
     ),
-    key(
-        "deny.errno",
-        Value::Word(ERRNO),
-        r#""EACCES""#,
-        r#""EKEYREJECTED""#,
-        "what the requester of a key is told",
-    ),
-    key(
-        "deny.ttl",
-        Value::Duration(1_000, 60_000),
-        r#""1s""#,
-        r#""5s""#,
-        "for how long the refusal of a key holds",
-    ),
+    of_keys::ERRNO,
+    of_keys::DENY_TTL,
     key(
         "limit",
         Value::Table,

@@ -1,0 +1,42 @@
+//! The core hook's self-test: a child of upcallctl that crashes, of which nothing is kept but the record.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use upcall_config::facts::Facts;
+
+use super::Broker;
+use super::draft::Draft;
+use crate::intake::call::CoreCall;
+
+/// A child that is to crash for a self-test is expected for this long.
+const SELF_TEST: Duration = Duration::from_secs(10);
+
+impl Broker {
+    /// Expects this process to crash soon, for a self-test of the hook.
+    pub fn expect_self_test(&self, pid: u32) {
+        let mut expected = self
+            .self_tests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        expected.retain(|_, since| since.elapsed() < SELF_TEST);
+        expected.insert(pid, Instant::now());
+    }
+
+    pub(super) fn is_self_test(&self, facts: &Facts) -> bool {
+        let mut expected = self
+            .self_tests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let since = facts.process.pid.and_then(|pid| expected.remove(&pid));
+        since.is_some_and(|since| since.elapsed() < SELF_TEST)
+    }
+
+    pub(super) fn self_tested(&self, call: &CoreCall, mut draft: Draft) {
+        call.caller.refuse(&call.kernel);
+        draft.self_tested();
+        let (record, micros) = draft.finish();
+        let result = self.records.write(&record, micros);
+        self.told(record, result);
+    }
+}
