@@ -22,6 +22,8 @@ mod host_cut_short;
 #[cfg(test)]
 mod host_hooks;
 #[cfg(test)]
+mod host_key_bad_days;
+#[cfg(test)]
 mod host_key_scene;
 #[cfg(test)]
 mod host_keys;

@@ -1,0 +1,98 @@
+//! Bad days of the key hook: whatever happens, whoever asked is told something within its time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use nix::sys::signal::{Signal, kill};
+use upcall_e2e::container::pid_of;
+use upcall_e2e::needs;
+use upcall_e2e::runc::Runc;
+use upcalld::store::record::Outcome;
+
+use crate::host_key_scene::{KeyScene, ask_in, key};
+use crate::scene::script;
+
+const RULES: &str = r#"
+[[rule]]
+upcall = "key"
+match.container = {}
+run = { in = "container", command = ["/helper", "{key}"], timeout = "1s" }
+"#;
+
+#[test]
+fn a_helper_that_hangs_dies_or_does_not_answer_ends_in_a_refusal() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let scene = KeyScene::new(RULES)?;
+    let helpers = [
+        ("hangs", "sleep 4711", "no ETIMEDOUT", "helper_timeout"),
+        ("fails", "exit 3", "no EKEYREJECTED", "helper_exit"),
+        ("dies", "kill -9 $$", "no EKEYREJECTED", "helper_signal"),
+        ("nothing", ":", "no EKEYREJECTED", "unanswered"),
+        (
+            "leaves",
+            "(setsid sleep 4711 &)",
+            "no EKEYREJECTED",
+            "unanswered",
+        ),
+    ];
+    for (name, text, said, reason) in helpers {
+        let container = Runc::new(name)
+            .user_namespace()
+            .root(script("/helper", text))
+            .start(&scene.sandbox)?;
+        let start = Instant::now();
+        assert_eq!(ask_in(&container, &["user", name, "x"])?, said, "{name}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{name}");
+        let record = scene.record(name)?;
+        assert_eq!(record.outcome, Outcome::Failed, "{record:?}");
+        assert_eq!(record.reason.as_deref(), Some(reason), "{record:?}");
+        assert_eq!(key(&record)?.answer.as_deref(), Some("rejected"));
+        // A refusal holds for a second, and then somebody is asked again.
+        drop(container);
+    }
+    scene.end()
+}
+
+#[test]
+fn a_daemon_that_is_late_is_no_leave_to_do_more_and_one_that_is_not_there_is() -> Result<()> {
+    needs!(HostHooks, Root);
+    let scene = KeyScene::new("[[rule]]\nupcall = \"key\"\ndeny = { reason = \"none\" }\n")?;
+    assert_eq!(scene.ask(&["user", "debug:one", "a"])?, "no EACCES");
+    kill(pid_of(scene.daemon.pid()), Signal::SIGSTOP)?;
+    let start = Instant::now();
+    let said = scene.ask(&["user", "debug:two", "a"]);
+    kill(pid_of(scene.daemon.pid()), Signal::SIGCONT)?;
+    assert_eq!(said?, "no ETIMEDOUT");
+    assert!(start.elapsed() < Duration::from_secs(4));
+    let KeyScene {
+        hook,
+        daemon,
+        sandbox,
+    } = scene;
+    daemon.stop(&sandbox)?;
+    let ask = |description: &str| {
+        let program = sandbox.path("bin/key-me");
+        let output = upcall_e2e::command::command(program)
+            .args(["user", description, "a"])
+            .output()?;
+        anyhow::Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    assert_eq!(ask("debug:three")?, "key Debug a");
+    hook.file(&sandbox, "without_daemon = deny")?;
+    assert_eq!(ask("debug:four")?, "no EKEYREJECTED");
+    hook.put_back()
+}
+
+#[test]
+fn callouts_of_all_bytes_reach_the_helper_whole() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let scene = KeyScene::new(RULES)?;
+    let counts = "/key-me --answer $1 \"$(cat | wc -c)\"";
+    let container = Runc::new("web")
+        .user_namespace()
+        .root(script("/helper", counts))
+        .start(&scene.sandbox)?;
+    assert_eq!(ask_in(&container, &["user", "all", "@all"])?, "key 4095");
+    drop(container);
+    scene.end()
+}
