@@ -16,6 +16,8 @@ pub mod hookfile;
 #[cfg(feature = "programs")]
 pub mod patience;
 
+pub mod promise;
+
 #[cfg(feature = "socket")]
 pub mod seqpacket;
 

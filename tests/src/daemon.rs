@@ -212,6 +212,16 @@ impl Daemon {
         Ok(kill(pid_of(self.pid()), signal)?)
     }
 
+    /// Stops it (SIGSTOP), and waits until it is: the signal alone lets its threads go on for a while where the machine
+    /// is busy.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn halt(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        self.stopped()
+    }
+
     /// Waits until it has stopped itself, at the step it was told (`--stop-at`).
     ///
     /// # Errors

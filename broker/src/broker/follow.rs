@@ -169,14 +169,19 @@ impl Work<'_> {
             _ => reason::stage(stage, errno, &self.program(slot), &self.place()),
         };
         if stage == Stage::Claim {
-            self.kernel = None; // the shim has it
-            self.broker.spooled.notify_one();
+            self.left_to_shim();
         }
         self.end(slot, since, Some(wrong.clone()), |action| {
             action.stage = Some(stage.as_str().to_owned());
             action.errno = Some(reason::name(errno));
         });
         wrong
+    }
+
+    /// The shim has the core, and soon the spool.
+    pub(super) fn left_to_shim(&mut self) {
+        self.kernel = None;
+        self.broker.spooled.notify_one();
     }
 
     /// A keeper that was killed leaves its helper's cgroup, and whoever is in it.
@@ -256,6 +261,7 @@ fn stored_wrong(stored: u64, truncated: bool, errno: u32) -> Option<Explained> {
                  help: upcallctl cores rm, or raise them"
             ),
         ),
+        (_, Errno::ENODATA) => (Reason::Killed, reason::ended_early(stored)),
         (_, error) => (
             Reason::Quota,
             format!(

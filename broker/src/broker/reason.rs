@@ -14,6 +14,13 @@ pub(super) struct Explained {
     pub(super) message: String,
 }
 
+/// A core that has less than its own headers promise.
+pub(super) fn ended_early(bytes: u64) -> String {
+    format!(
+        "the dump ended early, as when somebody kills the process or its container; {bytes} bytes kept"
+    )
+}
+
 /// A launch that ended at a stage. `program` and `place` are as people name them.
 pub(super) fn stage(stage: Stage, errno: Errno, program: &str, place: &str) -> Explained {
     let name = name(errno);

@@ -15,11 +15,12 @@ use upcall_config::decide::{Verdict, decide};
 use upcall_config::facts::{Facts, Reason};
 use upcall_config::plan::{Compress, Plan, Store};
 use upcall_config::upcall::Upcall;
+use upcall_helpers::promise::Promise;
 use upcall_helpers::wire::Why;
 
 use super::draft::Draft;
 use super::perform::within_core_limit;
-use super::reason::name;
+use super::reason::{self, name};
 use super::{Broker, facts};
 use crate::admit::Tenant;
 use crate::explain::facts_of_record;
@@ -320,7 +321,9 @@ impl Broker {
         action.compress = Some(cores::compressed(&path).to_owned());
         (action.size_bytes, action.stored_bytes) = (Some(kept), Some(kept));
         let whole = entry.ended.is_some_and(|ended| !ended.truncated);
-        action.truncated = Some(kept < size || !whole);
+        let promise = File::open(&path).and_then(|mut core| Promise::of(&mut core));
+        let promised = promise.map_or(0, |promise| promise.length());
+        action.truncated = Some(kept < size || !whole || size < promised);
         action.share = Some(share.to_owned());
         action.state = Some("kept".to_owned());
         self.note_kept(id, share, &path, kept);
@@ -334,6 +337,10 @@ impl Broker {
             action.outcome = Outcome::Partial;
             action.reason = Some(reason.to_string());
             action.message = Some(format!("{message}; {kept} bytes kept"));
+        } else if size < promised {
+            action.outcome = Outcome::Partial;
+            action.reason = Some(Reason::Killed.to_string());
+            action.message = Some(reason::ended_early(kept));
         }
         Ok(action)
     }

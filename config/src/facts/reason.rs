@@ -131,7 +131,7 @@ impl Reason {
             Self::ShimLost => {
                 "the kernel announced a core and no request came; the shim was not started or was ended, or the socket was full"
             }
-            Self::Killed => "the process was killed before the kernel wrote its core",
+            Self::Killed => "the process was killed before the kernel had written its core",
             Self::Unanswered => "the key got no answer, or what was printed for it is none",
         }
     }

@@ -9,6 +9,7 @@ use upcall_e2e::container::{children, pid_of, runs};
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
+use upcall_e2e::sys::Lease;
 use upcalld::store::record::Outcome;
 
 use crate::host_scene::HostScene;
@@ -16,6 +17,8 @@ use crate::scene::{nothing_in, script};
 
 const RUN: &str = "[[rule]]\nupcall = \"core\"\nmatch.container = {}\n\
                    run = { in = \"container\", command = [\"/helper\"], timeout = \"5s\" }\n";
+
+const STORE: &str = "[[rule]]\nupcall = \"core\"\nstore = { ignore_limit = true }\n";
 
 #[test]
 fn helpers_that_pass_their_input_on_and_die_use_up_no_place_of_the_kernels() -> Result<()> {
@@ -93,7 +96,7 @@ fn what_we_are_made_of_crashes_without_calling_itself() -> Result<()> {
     kill(pid_of(keeper), Signal::SIGSEGV)?;
     scene.record(victim)?;
     // The shim, while the daemon does not answer.
-    scene.daemon.signal(Signal::SIGSTOP)?;
+    scene.daemon.halt()?;
     let victim = crash()?;
     let shim = scene.sandbox.libexec().join("core");
     let shim = until(Duration::from_secs(5), "the shim", || {
@@ -129,6 +132,37 @@ fn what_we_are_made_of_crashes_without_calling_itself() -> Result<()> {
     }
     assert_eq!(all.len(), 3, "{all:?}");
     assert!(nothing_in(&scene.sandbox.spool()));
+    drop(container);
+    scene.end()
+}
+
+/// By socket nothing is begun before an answer; `host_socket` kills one while nobody has answered.
+#[test]
+fn a_process_killed_before_the_first_byte_has_an_empty_core() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let scene = HostScene::new(STORE)?;
+    let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+    let victim = container.victim(&[])?;
+    // The kernel waits until the shim is executed, whatever comes, and then looks whether to dump at all.
+    let lease = Lease::take(&scene.sandbox.libexec().join("upcall-shim"))?;
+    container.crash(victim)?;
+    until(Duration::from_secs(5), "the kernel to start it", || {
+        lease.waited_for().then_some(())
+    })?;
+    kill(pid_of(victim), Signal::SIGKILL)?;
+    drop(lease);
+    until(Duration::from_secs(5), "its end", || {
+        (!runs(victim)).then_some(())
+    })?;
+    // By then it may be gone for everybody who looks.
+    let record = scene.daemon.records().of(victim)?;
+    let store = action(&record, "store")?;
+    assert_eq!(
+        (store.stored_bytes, &store.path),
+        (Some(0), &None),
+        "{record:?}"
+    );
+    assert!(nothing_in(&scene.sandbox.state().join("cores")));
     drop(container);
     scene.end()
 }

@@ -1,16 +1,14 @@
-//! Dumps that do not come to their end: somebody is killed or goes away in the middle, or nothing ever comes.
+//! Dumps that do not come to their end: somebody is killed or goes away in the middle.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
-use upcall_e2e::command::until;
-use upcall_e2e::container::{Container, children, pid_of, runs};
+use upcall_e2e::command::{run, until};
+use upcall_e2e::container::{Container, pid_of, runs};
 use upcall_e2e::gdb::Crash;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
-use upcall_e2e::sys::Lease;
-use upcalld::hooks::install::Mode;
 use upcalld::store::record::Outcome;
 
 use super::{MODE, needs};
@@ -21,20 +19,6 @@ const STORE: &str = "[[rule]]\nupcall = \"core\"\nstore = { ignore_limit = true 
 
 /// More than the kernel writes while a worker is looked for.
 const MUCH: &str = "--mib=400";
-
-/// The worker that keeps a core, stopped in the middle of it.
-fn stopped_worker(scene: &HostScene) -> Result<u32> {
-    let launcher = scene.daemon.launcher();
-    // What is executed by descriptor has the descriptor's number for a name.
-    let words = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let worker = until(Duration::from_secs(5), "the worker", || {
-        let all = children(launcher);
-        all.into_iter()
-            .find(|pid| words(pid).starts_with(b"upcall-store\0"))
-    })?;
-    kill(pid_of(worker), Signal::SIGSTOP)?;
-    Ok(worker)
-}
 
 fn gone(pid: u32) -> Result<()> {
     until(Duration::from_secs(5), "its end", || {
@@ -54,8 +38,17 @@ fn begun(scene: &HostScene, init: u32, pid: u32) -> Result<()> {
     let store = action(&record, "store")?;
     let stored = store.stored_bytes.unwrap_or(0);
     assert!(stored > 0 && stored < 400 << 20, "{stored}");
+    assert_eq!(store.truncated, Some(true), "{record:?}");
+    assert_eq!(
+        (record.outcome, record.reason.as_deref()),
+        (Outcome::Partial, Some("killed"))
+    );
     let program = scene.sandbox.path("bin/crash-me");
-    let crash = Crash::open(&program, &scene.unpacked(&record)?)?;
+    // As anybody has it who wants to look at it.
+    let core = scene.sandbox.path("core");
+    let mut dump = scene.sandbox.ctl();
+    run(dump.args(["cores", "dump", &record.id, "-o"]).arg(&core))?;
+    let crash = Crash::open(&program, &core)?;
     assert_eq!(crash.signal, "SIGSEGV", "{}", crash.said);
     assert_eq!(crash.functions, ["crash_me::sys::crash"], "{}", crash.said);
     assert_eq!(scene.daemon.records().all().len(), 1);
@@ -69,7 +62,7 @@ fn a_process_killed_in_the_middle_leaves_what_opens_in_gdb() -> Result<()> {
     let container = start(&scene)?;
     let victim = container.victim(&[MUCH])?;
     container.crash(victim)?;
-    let worker = stopped_worker(&scene)?;
+    let worker = scene.stopped_worker()?;
     kill(pid_of(victim), Signal::SIGKILL)?;
     kill(pid_of(worker), Signal::SIGCONT)?;
     gone(victim)?;
@@ -85,7 +78,7 @@ fn a_container_removed_in_the_middle_leaves_what_opens_in_gdb() -> Result<()> {
     let container = start(&scene)?;
     let victim = container.victim(&[MUCH])?;
     container.crash(victim)?;
-    let worker = stopped_worker(&scene)?;
+    let worker = scene.stopped_worker()?;
     container.kill()?;
     container.ended()?;
     assert!(!runs(victim));
@@ -103,7 +96,7 @@ fn a_worker_killed_in_the_middle_lets_the_process_go_and_leaves_nothing() -> Res
     let container = start(&scene)?;
     let victim = container.victim(&[MUCH])?;
     container.crash(victim)?;
-    let worker = stopped_worker(&scene)?;
+    let worker = scene.stopped_worker()?;
     kill(pid_of(worker), Signal::SIGKILL)?;
     gone(victim)?;
     let record = scene.record(victim)?;
@@ -117,37 +110,6 @@ fn a_worker_killed_in_the_middle_lets_the_process_go_and_leaves_nothing() -> Res
     let record = scene.record(next)?;
     assert_eq!(record.outcome, Outcome::Done, "{record:?}");
     scene.core(&record)?;
-    drop(container);
-    scene.end()
-}
-
-#[test]
-fn a_process_killed_before_the_first_byte_has_an_empty_core() -> Result<()> {
-    needs!(HostHooks, Root, Runc);
-    if MODE != Mode::Pipe {
-        return Ok(()); // there is no shim to wait for; host_socket kills one while nobody has answered
-    }
-    let scene = HostScene::by(MODE, STORE)?;
-    let container = start(&scene)?;
-    let victim = container.victim(&[])?;
-    // The kernel waits until the shim is executed, whatever comes, and then looks whether to dump at all.
-    let lease = Lease::take(&scene.sandbox.libexec().join("upcall-shim"))?;
-    container.crash(victim)?;
-    until(Duration::from_secs(5), "the kernel to start it", || {
-        lease.waited_for().then_some(())
-    })?;
-    kill(pid_of(victim), Signal::SIGKILL)?;
-    drop(lease);
-    gone(victim)?;
-    // By then it may be gone for everybody who looks.
-    let record = scene.daemon.records().of(victim)?;
-    let store = action(&record, "store")?;
-    assert_eq!(
-        (store.stored_bytes, &store.path),
-        (Some(0), &None),
-        "{record:?}"
-    );
-    assert!(nothing_in(&scene.sandbox.state().join("cores")));
     drop(container);
     scene.end()
 }

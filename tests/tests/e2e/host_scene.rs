@@ -1,9 +1,12 @@
 //! A daemon in a sandbox that the kernel itself calls, for as long as the test has borrowed the host's hook.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
-use upcall_e2e::container::Container;
+use nix::sys::signal::{Signal, kill};
+use upcall_e2e::command::until;
+use upcall_e2e::container::{Container, children, pid_of};
 use upcall_e2e::cores;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::hook::{self, HostHook};
@@ -44,8 +47,14 @@ impl HostScene {
 
     /// With these rules; the kernel calls so.
     pub(crate) fn by(mode: Mode, rules: &str) -> Result<Self> {
+        Self::with_settings(mode, "", rules)
+    }
+
+    /// The same, with these settings.
+    pub(crate) fn with_settings(mode: Mode, settings: &str, rules: &str) -> Result<Self> {
         let hook = HostHook::borrow()?;
         let sandbox = Sandbox::new()?;
+        sandbox.settings(settings)?;
         sandbox.rules(rules)?;
         let daemon = Daemon::start_strict(&sandbox)?;
         hook.install_as(&sandbox, mode)?;
@@ -73,6 +82,20 @@ impl HostScene {
             })
         );
         Ok(record)
+    }
+
+    /// The worker that keeps a core, stopped in the middle of it.
+    pub(crate) fn stopped_worker(&self) -> Result<u32> {
+        let launcher = self.daemon.launcher();
+        // What is executed by descriptor has the descriptor's number for a name.
+        let words = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let worker = until(Duration::from_secs(5), "the worker", || {
+            let all = children(launcher);
+            all.into_iter()
+                .find(|pid| words(pid).starts_with(b"upcall-store\0"))
+        })?;
+        kill(pid_of(worker), Signal::SIGSTOP)?;
+        Ok(worker)
     }
 
     /// Where the core is that a record says is kept.

@@ -178,8 +178,7 @@ fn who_connects_and_then_crashes_is_asked_about_by_the_kernel_alone() -> Result<
 fn a_process_killed_while_nobody_answers_is_recorded() -> Result<()> {
     needs!(HostHooks, Root);
     let scene = HostScene::by(MODE, STORE)?;
-    scene.daemon.signal(Signal::SIGSTOP)?;
-    scene.daemon.stopped()?;
+    scene.daemon.halt()?;
     let mut victims = vec![victim(&scene.sandbox, &[])?, victim(&scene.sandbox, &[])?];
     parked(&victims)?;
     let mut killed = victims.remove(0);
@@ -203,8 +202,7 @@ fn a_process_killed_while_nobody_answers_is_recorded() -> Result<()> {
 fn hundreds_that_wait_are_all_answered() -> Result<()> {
     needs!(HostHooks, Root);
     let scene = HostScene::by(MODE, DENY)?;
-    scene.daemon.signal(Signal::SIGSTOP)?;
-    scene.daemon.stopped()?;
+    scene.daemon.halt()?;
     let crash = |_| victim(&scene.sandbox, &[]);
     let mut victims = (0..300).map(crash).collect::<Result<Vec<_>>>()?;
     parked(&victims)?;
@@ -216,6 +214,38 @@ fn hundreds_that_wait_are_all_answered() -> Result<()> {
         assert_eq!(scene.record(victim.id())?.outcome, Outcome::Refused);
     }
     assert_eq!(scene.daemon.records().all().len(), victims.len());
+    scene.end()
+}
+
+#[test]
+fn more_at_once_than_may_be_are_refused_and_nothing_of_them_is_dumped() -> Result<()> {
+    needs!(HostHooks, Root);
+    let scene = HostScene::with_settings(MODE, "limits.concurrent = 1", STORE)?;
+    // One whose core takes as long as we like.
+    let mut first = victim(&scene.sandbox, &["--mib=400"])?;
+    let worker = scene.stopped_worker()?;
+    let crash = |_| victim(&scene.sandbox, &[]);
+    let mut more = (0..20).map(crash).collect::<Result<Vec<_>>>()?;
+    for victim in &mut more {
+        assert!(!victim.wait()?.core_dumped());
+    }
+    assert!(runs(first.id()));
+    kill(pid_of(worker), Signal::SIGCONT)?;
+    assert!(first.wait()?.core_dumped());
+    scene.core(&scene.record(first.id())?)?;
+    // The first of them has a record of its own, in which the others are counted.
+    let refused = || {
+        let records = scene.daemon.records().all().into_iter();
+        let of = records.filter(|record| record.reason.as_deref() == Some("concurrency"));
+        of.map(|record| record.count).sum::<u64>()
+    };
+    until(Duration::from_secs(15), "all of them told", || {
+        (refused() == 20).then_some(())
+    })?;
+    // And then the next is kept as ever.
+    let mut next = victim(&scene.sandbox, &[])?;
+    assert!(next.wait()?.core_dumped());
+    scene.core(&scene.record(next.id())?)?;
     scene.end()
 }
 
@@ -279,8 +309,7 @@ fn what_crashes_while_the_daemon_is_started_again_waits_for_it() -> Result<()> {
 fn what_waits_at_a_socket_of_the_daemons_own_is_answered_before_it_ends() -> Result<()> {
     needs!(HostHooks, Root);
     let scene = HostScene::by(MODE, DENY)?;
-    scene.daemon.signal(Signal::SIGSTOP)?;
-    scene.daemon.stopped()?;
+    scene.daemon.halt()?;
     let mut victims = vec![victim(&scene.sandbox, &[])?, victim(&scene.sandbox, &[])?];
     parked(&victims)?;
     scene.daemon.signal(Signal::SIGTERM)?;

@@ -100,7 +100,7 @@ fn the_number_of_a_dead_process_is_not_its_identity() -> Result<()> {
     let dump = CoreDump::of(pid)?;
     let before = scene.ids();
     // What was asked before the exchange is answered after it.
-    scene.daemon.signal(Signal::SIGSTOP)?;
+    scene.daemon.halt()?;
     let asked = dump.start(&scene.sandbox)?;
     victim.end()?;
     let impostor = Impostor::stand(&scene.sandbox, &container, pid)?;

@@ -78,7 +78,7 @@ fn a_backlog_that_is_full_is_a_late_daemon() -> Result<()> {
     scene.sandbox.hook(|hook| hook.deadline_ms = 500)?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     let dump = CoreDump::of(container.init())?;
-    scene.daemon.signal(Signal::SIGSTOP)?;
+    scene.daemon.halt()?;
     let path = scene.sandbox.sockets().join("upcall.sock");
     let mut crowd = Vec::new();
     loop {

@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::linkat;
 
 use upcall_helpers::patience::left;
+use upcall_helpers::promise::Promise;
 use upcall_helpers::sys;
 
 use crate::copy::{CHUNK, Copy, Format};
@@ -46,7 +47,7 @@ pub(crate) struct Kept {
     pub(crate) stored: u64,
     /// Whether more came, or would have, than was kept.
     pub(crate) truncated: bool,
-    /// Why nothing, or not everything, was kept.
+    /// Why nothing, or not everything, was kept; `ENODATA`: less came than the core's own headers promise.
     pub(crate) error: Option<Errno>,
 }
 
@@ -82,6 +83,7 @@ pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
         copy,
         feeds,
         filled: 0,
+        promise: Promise::default(),
     };
     let stopped = keeping.keep(&mut memory);
     let Keeping {
@@ -89,6 +91,7 @@ pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
         mut copy,
         mut feeds,
         filled,
+        promise,
         ..
     } = keeping;
     let mut kept = Kept {
@@ -97,7 +100,12 @@ pub(crate) fn run(job: Job, tell: &mut dyn FnMut(&Kept)) {
         ..Kept::default()
     };
     let (at, more) = match stopped {
-        Stopped::End(at) => (at, false),
+        Stopped::End(at) => {
+            if kept.size < promise.length() {
+                (kept.truncated, kept.error) = (true, Some(Errno::ENODATA));
+            }
+            (at, false)
+        }
         Stopped::Cut(at, error) => {
             (kept.truncated, kept.error) = (true, error);
             // What nobody writes any more is not waited for.
@@ -203,6 +211,7 @@ struct Keeping<'a> {
     feeds: Feeds,
     /// Bytes in memory that are not in the file.
     filled: usize,
+    promise: Promise,
 }
 
 impl Keeping<'_> {
@@ -239,6 +248,7 @@ impl Keeping<'_> {
                     return appended.err().unwrap_or(Stopped::End(self.copy.end()));
                 }
                 Ok(length) => {
+                    self.promise.see(rest.get(..length).unwrap_or_default());
                     self.filled += length;
                     self.give(memory);
                 }

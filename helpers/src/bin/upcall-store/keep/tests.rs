@@ -275,3 +275,63 @@ fn a_copy_of_exactly_its_size_is_not_truncated() {
     );
     assert!(stored == core);
 }
+
+#[test]
+fn a_core_that_ends_before_its_headers_say_is_truncated() {
+    // An ELF header, one program header, and a segment of 2 MiB behind a page.
+    let mut core = noise((2 << 20) + 4096);
+    core[..120].fill(0);
+    let order = if cfg!(target_endian = "little") { 1 } else { 2 };
+    core[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, order]);
+    core[16..18].copy_from_slice(&4_u16.to_ne_bytes());
+    core[32..40].copy_from_slice(&64_u64.to_ne_bytes());
+    core[54..56].copy_from_slice(&56_u16.to_ne_bytes());
+    core[56..58].copy_from_slice(&1_u16.to_ne_bytes());
+    core[72..80].copy_from_slice(&4096_u64.to_ne_bytes());
+    core[96..104].copy_from_slice(&(2_u64 << 20).to_ne_bytes());
+    for (format, name) in [(Format::Plain, "early"), (Format::Zstd(1), "early-zstd")] {
+        for (length, error) in [
+            (core.len(), None),
+            (core.len() - 1, Some(Errno::ENODATA)),
+            (80, Some(Errno::ENODATA)),
+            // Nothing at all is an empty core, not a part of one.
+            (0, None),
+        ] {
+            let kept = run_with(&core[..length], (u64::MAX, format, name), []).kept;
+            assert_eq!((kept.truncated, kept.error), (error.is_some(), error));
+            assert_eq!(kept.size, u64::try_from(length).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_core_that_keeps_coming_is_waited_for_and_one_that_stops_is_not() {
+    for stops in [false, true] {
+        let directory = directory("steady");
+        let (mut write, mut job) = job(u64::MAX, vec![], &directory);
+        job.patience = Duration::from_millis(300);
+        let writer = std::thread::spawn(move || {
+            let (start, part) = (Instant::now(), vec![7; 1 << 18]);
+            // Ten megabytes in a second, for five times the patience: as the beginning of a hundred gigabytes.
+            while start.elapsed() < Duration::from_millis(1500) {
+                write.write_all(&part).unwrap();
+                poll(&mut [], PollTimeout::from(25_u8)).unwrap_or(0);
+            }
+            let stopped = Instant::now();
+            while stops && write.write_all(b".").is_ok() {
+                // What comes now is no progress.
+                poll(&mut [], PollTimeout::from(1000_u16)).unwrap_or(0);
+            }
+            stopped.elapsed()
+        });
+        let mut told = None;
+        run(job, &mut |kept| told = Some(kept.clone()));
+        let waited = writer.join().unwrap();
+        let kept = told.unwrap();
+        let error = stops.then_some(Errno::ETIMEDOUT);
+        assert_eq!((kept.truncated, kept.error), (stops, error));
+        assert!(kept.size > 4 << 20, "{kept:?}");
+        assert!(waited < Duration::from_secs(5), "{waited:?}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}
