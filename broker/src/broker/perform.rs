@@ -9,11 +9,12 @@ mod takers;
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use tokio::sync::mpsc::UnboundedReceiver;
 use upcall_config::facts::Reason;
 use upcall_config::plan::Plan;
 use upcall_config::text::escape;
-use upcall_helpers::wire::{Event, Report};
+use upcall_helpers::wire::{Event, Report, Stage};
 
 use super::cmdline::Reading;
 use super::follow::Going;
@@ -168,11 +169,19 @@ impl Broker {
 }
 
 impl Work<'_> {
-    /// Has the kernel write, where it waits to be told, once; `false`: there is nothing to read.
+    /// Has the kernel write, where it waits to be told, once; `false`: there is nothing for us to read.
     async fn begin(&mut self) -> bool {
         let (None, Some(kernel)) = (self.begun, &self.kernel) else {
             return self.begun == Some(true);
         };
+        if kernel.is_claimed() {
+            // Whoever were started now would run, and get nothing.
+            self.begun = Some(false);
+            self.left_to_shim();
+            let place = self.place();
+            self.wrong(reason::stage(Stage::Claim, Errno::EAGAIN, "", &place));
+            return false;
+        }
         let begun = self.caller.begin(kernel).await;
         self.begun = Some(begun.is_ok());
         if let Err(error) = &begun {

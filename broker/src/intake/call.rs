@@ -1,8 +1,9 @@
 //! A core dump that somebody asks about: the shim, with the kernel's pipe, or the kernel itself, by its socket.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use upcall_helpers::wire::{ID_LENGTH, Verdict};
 
 use crate::identify::core::CoreWords;
@@ -40,6 +41,14 @@ pub struct KernelPipe {
     pub pipe: OwnedFd,
     /// An eventfd: who takes its token reads.
     pub claim: OwnedFd,
+}
+
+impl KernelPipe {
+    /// Whether somebody holds the claim already: the shim, to whom we were too late.
+    pub fn is_claimed(&self) -> bool {
+        let mut claim = [PollFd::new(self.claim.as_fd(), PollFlags::POLLIN)];
+        poll(&mut claim, PollTimeout::ZERO) == Ok(0)
+    }
 }
 
 /// Who waits for the verdict.

@@ -79,7 +79,7 @@ fn a_late_daemon_finds_the_core_taken_by_the_shim() -> Result<()> {
             .root(script("/helper", "wc -c > /tmp/ran"))
             .start(&scene.sandbox)?;
         let dump = CoreDump::of(container.init())?.bytes(3_000_000);
-        scene.daemon.signal(Signal::SIGSTOP)?;
+        scene.daemon.halt()?;
         let ended = dump.dump(&scene.sandbox)?;
         assert_eq!((ended.code, ended.taken), (0, true));
         assert_eq!(spooled(&scene.sandbox)?.0, dump.core());
@@ -94,6 +94,36 @@ fn a_late_daemon_finds_the_core_taken_by_the_shim() -> Result<()> {
         let ran = std::fs::read_to_string(container.root().inside("/tmp/ran")).unwrap_or_default();
         assert!(ran.is_empty() || ran == "0\n", "{ran}");
         scene.end()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_finds_the_core_taken_when_it_would_begin_begins_nothing() -> Result<()> {
+    needs!(Root, Runc);
+    for more in ["", "store = { ignore_limit = true }"] {
+        let sandbox = Sandbox::new()?;
+        sandbox.rules(&run_rule(r#""/helper""#, more))?;
+        sandbox.hook(|hook| hook.deadline_ms = 300)?;
+        let daemon = Daemon::start_with(&sandbox, |daemon| {
+            daemon.args(["--any-peer", "--stop-at", "opened"]);
+        })?;
+        let container = Runc::new("web")
+            .user_namespace()
+            .root(script("/helper", "touch /tmp/ran"))
+            .start(&sandbox)?;
+        let ended = CoreDump::of(container.init())?.dump(&sandbox)?;
+        assert_eq!((ended.code, ended.taken), (0, true));
+        daemon.stopped()?;
+        daemon.signal(Signal::SIGCONT)?;
+        let taken = |record: &Record| record.outcome == Outcome::Partial;
+        let record = daemon.records().wait("it to be taken in", taken)?;
+        assert_eq!(record.reason.as_deref(), Some("late"), "{record:?}");
+        assert_eq!(action(&record, "run")?.outcome, Outcome::Missed);
+        assert_eq!(daemon.records().all().len(), 1);
+        // Not even one that would have got nothing.
+        assert!(!container.root().inside("/tmp/ran").exists());
+        daemon.stop(&sandbox)?;
     }
     Ok(())
 }
@@ -141,7 +171,7 @@ fn what_was_not_begun_when_the_daemon_was_killed_is_the_shims() -> Result<()> {
     let scene = Scene::new(&run_rule(r#""/helper""#, ""))?;
     let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
     let dump = CoreDump::of(container.init())?;
-    scene.daemon.signal(Signal::SIGSTOP)?;
+    scene.daemon.halt()?;
     let started = dump.start(&scene.sandbox)?;
     pause(Duration::from_millis(200));
     let Scene { daemon, sandbox } = scene;

@@ -157,6 +157,39 @@ fn a_disk_that_fills_up_during_the_dump_keeps_what_there_was_room_for() -> Resul
     Ok(())
 }
 
+#[test]
+fn where_no_files_are_left_nothing_is_kept_until_there_are() -> Result<()> {
+    needs!(Root, Runc);
+    let sandbox = Sandbox::new()?;
+    sandbox.rules(STORE)?;
+    let cores = sandbox.state().join("cores");
+    std::fs::create_dir_all(&cores)?;
+    let files = |flags, count: u32| {
+        let options = format!("mode=700,size=64m,nr_inodes={count}");
+        let kind = Some("tmpfs");
+        mount(
+            Some("upcall-e2e"),
+            &cores,
+            kind,
+            flags,
+            Some(options.as_str()),
+        )
+    };
+    files(MsFlags::empty(), 10)?;
+    let daemon = Daemon::start(&sandbox)?;
+    let scene = Scene { daemon, sandbox };
+    let [web, _shop] = two(&scene)?;
+    let record = crash(&scene, &web, 1)?;
+    assert_eq!(record.reason.as_deref(), Some("disk_floor"), "{record:?}");
+    assert_eq!(action(&record, "store")?.stored_bytes, Some(0));
+    assert!(!is_kept(&scene, &record));
+    files(MsFlags::MS_REMOUNT, 1000)?;
+    let record = crash(&scene, &web, 1)?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    assert!(is_kept(&scene, &record));
+    scene.end()
+}
+
 /// A process of the host by this user.
 fn of_user(uid: u32) -> Result<Child> {
     let mut sleep = command("/bin/sleep");

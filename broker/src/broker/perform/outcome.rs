@@ -61,7 +61,8 @@ impl Work<'_> {
                 Outcome::Failed | Outcome::Partial | Outcome::Refused
             )
         });
-        let outcome = match (done, bad) {
+        let nothing = self.actions.is_empty() && self.wrong.is_some();
+        let outcome = match (done, bad || nothing) {
             (_, false) => Outcome::Done,
             (true, true) => Outcome::Partial,
             (false, true) => Outcome::Failed,
