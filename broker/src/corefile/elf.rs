@@ -51,6 +51,8 @@ pub(super) struct Segment {
     pub(super) start: u64,
     /// Bytes in the core; there may be more in memory.
     pub(super) size: u64,
+    /// Bytes in memory.
+    whole: u64,
 }
 
 impl Segment {
@@ -60,6 +62,12 @@ impl Segment {
 
     pub(super) fn is_memory(&self) -> bool {
         self.kind == PT_LOAD && self.size > 0
+    }
+
+    /// Whether this address was mapped by it.
+    pub(super) fn covers(&self, address: u64) -> bool {
+        let into = address.checked_sub(self.start);
+        self.kind == PT_LOAD && into.is_some_and(|into| into < self.whole)
     }
 }
 
@@ -160,14 +168,15 @@ impl Header {
 
 fn segment(description: Bytes<'_>, class: Class) -> Option<Segment> {
     let word = |at| description.word(at, class);
-    let (offset, start, size) = match class {
-        Class::Bits32 => (word(4)?, word(8)?, word(16)?),
-        Class::Bits64 => (word(8)?, word(16)?, word(32)?),
+    let (offset, start, size, whole) = match class {
+        Class::Bits32 => (word(4)?, word(8)?, word(16)?, word(20)?),
+        Class::Bits64 => (word(8)?, word(16)?, word(32)?, word(40)?),
     };
     Some(Segment {
         kind: description.u32(0)?,
         offset,
         start,
         size,
+        whole,
     })
 }

@@ -1,7 +1,8 @@
 //! Parts of the crashed process's memory.
 
 use super::MEMORY_MAX;
-use super::elf::Segment;
+use super::bytes::Bytes;
+use super::elf::{Class, Segment};
 use super::source::Source;
 
 /// Some of it, by address.
@@ -83,5 +84,10 @@ impl Memory {
             .and_then(|place| self.parts.get(place));
         part.and_then(|(start, bytes)| bytes.get(usize::try_from(address - start).ok()?..))
             .unwrap_or_default()
+    }
+
+    /// The word at an address, as long as an address.
+    pub(super) fn word(&self, address: u64, class: Class) -> Option<u64> {
+        Bytes(self.at(address)).word(0, class)
     }
 }

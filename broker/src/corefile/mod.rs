@@ -8,21 +8,25 @@
 mod bytes;
 mod elf;
 mod frames;
+mod image;
 mod memory;
 mod model;
 mod modules;
 mod notes;
+mod registers;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unwind;
 
 pub use frames::{Files, Mapped, NoFiles};
 pub use model::{Crash, Frame, Module, Sender};
 pub use source::{Source, Stream};
 
-use elf::{Class, Header, Segment};
+use elf::{Class, Header, Machine, Segment};
 use memory::Memory;
 use notes::Notes;
+use registers::Registers;
 
 /// The most that is remembered of a core's memory: stack and headers.
 const MEMORY_MAX: u64 = 32 << 20;
@@ -52,33 +56,74 @@ pub enum CoreError {
     TooMany(&'static str),
 }
 
-/// Reads a core and finds out who crashed and how; `files` opens the files that were mapped, for names and for the way
-/// up the stack.
-///
-/// # Errors
-/// See [`CoreError`]. A core that ends behind its notes is none: what is not there is said in [`Crash::unread`].
-pub fn read(core: &mut dyn Source, files: &mut dyn Files) -> Result<Crash, CoreError> {
-    let header = Header::read(core)?;
-    let segments = header.segments(core)?;
-    let notes = segments.iter().find(|segment| segment.is_notes());
-    let segment = notes.ok_or(CoreError::NotACore("it has no notes"))?;
-    let notes = Notes::read(core, &header, segment)?;
-    let mut crash = notes.crash(&header);
-    let wanted = wanted(&notes, &segments);
-    let here = segment.offset.saturating_add(segment.size);
-    let memory = Memory::read(core, here, &segments, wanted, &mut crash.unread);
-    modules::identify(&mut crash, &notes, &memory, header.class);
-    if let Some(registers) = &notes.registers {
-        frames::walk(&mut crash, &header, registers, &memory, &notes, files);
+/// A core that was read: what it says, and what is needed for the way up its stack.
+#[derive(Debug)]
+pub struct Core {
+    /// Who crashed and how; of the stack only where it was, until [`Core::walk`].
+    pub crash: Crash,
+    header: Header,
+    memory: Memory,
+    registers: Option<Registers>,
+    vdso: Option<u64>,
+    /// Whether it crashed where nothing was mapped.
+    in_nowhere: bool,
+}
+
+impl Core {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// See [`CoreError`]. A core that ends behind its notes is none: what is not there is said in [`Crash::unread`].
+    pub fn read(core: &mut dyn Source) -> Result<Self, CoreError> {
+        let header = Header::read(core)?;
+        let segments = header.segments(core)?;
+        let notes = segments.iter().find(|segment| segment.is_notes());
+        let segment = notes.ok_or(CoreError::NotACore("it has no notes"))?;
+        let notes = Notes::read(core, &header, segment)?;
+        let mut crash = notes.crash(&header);
+        let wanted = wanted(&notes, &segments);
+        let here = segment.offset.saturating_add(segment.size);
+        let memory = Memory::read(core, here, &segments, wanted, &mut crash.unread);
+        modules::identify(&mut crash, &notes, &memory, header.class);
+        let registers = notes.registers;
+        let frame = registers.as_ref();
+        let frame = frame.map(|registers| frames::first(&crash, registers));
+        crash.frames = frame.into_iter().collect();
+        let pc = registers.map_or(0, |registers| registers.pc);
+        Ok(Self {
+            crash,
+            header,
+            memory,
+            registers,
+            vdso: notes.vdso,
+            in_nowhere: !segments.iter().any(|segment| segment.covers(pc)),
+        })
     }
-    Ok(crash)
+
+    /// Goes up the stack of the thread that crashed; `files` opens the files that were mapped, for names and for the
+    /// way. Where it ends before the thread's beginning, [`Crash::unread`] says why.
+    pub fn walk(&mut self, files: &mut dyn Files) {
+        if let Some(registers) = &self.registers {
+            let (frames, why) = frames::walk(self, registers, files);
+            self.crash.frames = frames;
+            self.crash.unread.extend(why);
+        }
+    }
+
+    fn class(&self) -> Class {
+        self.header.class
+    }
+
+    fn machine(&self) -> Machine {
+        self.header.machine
+    }
 }
 
 /// Which addresses are looked at, and how much from there: where a file's beginning is mapped, the stack, the vdso.
 fn wanted(notes: &Notes, segments: &[Segment]) -> Vec<(u64, u64)> {
     let mut wanted = Vec::new();
     if let Some(registers) = &notes.registers {
-        wanted.push((registers.sp.saturating_sub(RED_ZONE), STACK_MAX));
+        wanted.push((registers.sp().saturating_sub(RED_ZONE), STACK_MAX));
     }
     if let Some(vdso) = notes.vdso {
         let whole = segments.iter().find(|segment| segment.start == vdso);

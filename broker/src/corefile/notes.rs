@@ -4,8 +4,9 @@ use upcall_config::text::escape;
 
 use super::CoreError;
 use super::bytes::{Bytes, padded};
-use super::elf::{Class, Header, Machine, Segment};
+use super::elf::{Class, Header, Segment};
 use super::model::{Crash, Sender};
+use super::registers::Registers;
 use super::source::Source;
 
 /// elf(5), linux/elf.h.
@@ -41,13 +42,6 @@ pub(super) struct Mapping {
     /// In pages.
     pub(super) offset: u64,
     pub(super) path: Vec<u8>,
-}
-
-/// Where a thread was.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Registers {
-    pub(super) pc: u64,
-    pub(super) sp: u64,
 }
 
 /// What the notes say.
@@ -156,24 +150,8 @@ impl Notes {
             return Some(());
         }
         self.crash.signal = note.u16(12).map(u32::from);
-        let register =
-            |place: usize| note.word(registers + place * header.class.word(), header.class);
-        // asm/user_64.h, user_32.h; asm/ptrace.h of aarch64.
-        self.registers = match header.machine {
-            Machine::X86_64 => Some(Registers {
-                pc: register(16)?,
-                sp: register(19)?,
-            }),
-            Machine::X86 => Some(Registers {
-                pc: register(12)?,
-                sp: register(15)?,
-            }),
-            Machine::Aarch64 => Some(Registers {
-                pc: register(32)?,
-                sp: register(31)?,
-            }),
-            Machine::Other(_) => None,
-        };
+        let registers = Bytes(note.0.get(registers..)?);
+        self.registers = Registers::read(registers, header.machine, header.class);
         Some(())
     }
 

@@ -13,7 +13,7 @@ fn core() -> Vec<u8> {
 }
 
 fn crash(core: &[u8]) -> Result<Crash, CoreError> {
-    read(&mut Stream(core), &mut NoFiles)
+    Core::read(&mut Stream(core)).map(|core| core.crash)
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn a_file_can_be_passed_over_and_a_stream_has_to_be_read() {
     std::io::Write::write_all(&mut &file, &core()).unwrap();
     std::io::Seek::rewind(&mut &file).unwrap();
     let mut file = file;
-    let by_file = read(&mut file, &mut NoFiles).unwrap();
-    assert_eq!(by_file, crash(&core()).unwrap());
+    let by_file = Core::read(&mut file).unwrap();
+    assert_eq!(by_file.crash, crash(&core()).unwrap());
 }
 
 #[test]
@@ -80,6 +80,57 @@ fn no_byte_of_a_core_makes_it_harmful() {
             changed[place] = value;
             // No panic, no endless loop, no memory without end: the worst is an answer that is wrong.
             drop(crash(&changed));
+        }
+    }
+}
+
+/// The program whose core it is, for every path.
+struct Program(Vec<u8>);
+
+impl Files for Program {
+    fn open(&mut self, _: &[u8]) -> Option<Box<dyn Mapped>> {
+        Some(Box::new(std::io::Cursor::new(self.0.clone())))
+    }
+}
+
+fn walked(core: &[u8], program: &[u8]) -> Crash {
+    let mut core = Core::read(&mut Stream(core)).unwrap();
+    core.walk(&mut Program(program.to_vec()));
+    core.crash
+}
+
+#[test]
+fn functions_that_had_not_returned_are_named_by_the_same_build_only() {
+    let (core, program) = (core(), include_bytes!("../../tests/core/crash"));
+    let crash = walked(&core, program);
+    // Behind the last one are the program's words, which are no function.
+    let names = crash
+        .frames
+        .iter()
+        .take(4)
+        .map(|frame| frame.symbol.as_deref());
+    let names: Vec<_> = names.collect::<Option<_>>().unwrap();
+    assert_eq!(names, ["nothing", "cart_total", "checkout", "_start"]);
+    assert_eq!(crash.frames[0].symbol_offset, Some(0));
+    let mut other = program.to_vec();
+    other[0x1a0] ^= 1;
+    let crash = walked(&core, &other);
+    assert_eq!(crash.frames.len(), 1);
+    assert!(crash.unread[0].contains("another build"), "{crash:?}");
+}
+
+#[test]
+fn no_byte_of_a_file_makes_it_harmful() {
+    let (core, program) = (core(), include_bytes!("../../tests/core/crash"));
+    let page = core.windows(program.len()).position(|part| part == program);
+    let page = page.unwrap();
+    for place in 4..program.len() {
+        for value in [0, 0xff, 0x80] {
+            // The tenant changes it before it crashes, so that the core agrees.
+            let (mut core, mut program) = (core.clone(), program.to_vec());
+            core[page + place] = value;
+            program[place] = value;
+            assert!(walked(&core, &program).frames.len() <= 256);
         }
     }
 }

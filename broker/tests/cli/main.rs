@@ -21,4 +21,6 @@ mod records;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
+mod stack;
+#[cfg(test)]
 mod terminal;

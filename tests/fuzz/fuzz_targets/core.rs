@@ -4,9 +4,9 @@
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
-use upcalld::corefile::{Files, Mapped, Stream, read};
+use upcalld::corefile::{Core, Files, Mapped, Stream};
 
-/// Half of the bytes, for every path.
+/// The same file for every path.
 struct One(Vec<u8>);
 
 impl Files for One {
@@ -15,10 +15,31 @@ impl Files for One {
     }
 }
 
+/// Where the file begins: the first four bytes say it.
+fn parts(data: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (at, rest) = data.split_first_chunk::<4>()?;
+    let at = usize::try_from(u32::from_le_bytes(*at)).ok()?;
+    rest.split_at_checked(at)
+}
+
+/// What the core has of the file is what the file is now: one that is not the same is not looked at.
+fn agreeing(core: &[u8], file: &[u8]) -> Vec<u8> {
+    let mut core = core.to_vec();
+    let behind = core.get_mut(64..).unwrap_or_default();
+    if let Some(at) = behind.windows(4).position(|word| word == b"\x7fELF") {
+        let page = behind[at..].iter_mut().take(4096);
+        page.zip(file).for_each(|(known, now)| *known = *now);
+    }
+    core
+}
+
 fuzz_target!(|data: &[u8]| {
-    let (core, file) = data.split_at(data.len().min(4096));
-    let _ = read(&mut Stream(core), &mut One(file.to_vec()));
-    if let Ok(crash) = read(&mut Stream(data), &mut One(Vec::new())) {
+    let (core, file) = parts(data).unwrap_or((data, &[]));
+    if let Ok(mut core) = Core::read(&mut Stream(&*agreeing(core, file))) {
+        core.walk(&mut One(file.to_vec()));
+        let crash = core.crash;
         assert!(crash.frames.len() <= 256 && crash.modules.len() <= 4096);
+        let mut names = crash.frames.iter().filter_map(|frame| frame.symbol.as_ref());
+        assert!(names.all(|name| name.len() <= 4 * 256));
     }
 });

@@ -79,7 +79,7 @@ pub(crate) struct ListArgs {
 pub(crate) struct InfoArgs {
     /// The record's id, or the start of it
     pub(crate) id: String,
-    /// Every file that was mapped
+    /// Every file that was mapped, and up to 256 functions of the stack
     #[arg(long)]
     pub(crate) all: bool,
     /// Files from there, instead of from the container

@@ -18,6 +18,9 @@ use crate::show::{self, Page};
 /// So many files are shown; all with `--all`, and in JSON.
 const FILES_SHOWN: usize = 12;
 
+/// So many functions of the stack are shown; all that were walked through with `--all`, and in JSON.
+const FRAMES_SHOWN: usize = 64;
+
 /// So many threads' ids are shown.
 const THREADS_SHOWN: usize = 16;
 
@@ -40,6 +43,7 @@ pub(crate) fn run(context: &Context, asked: &InfoArgs) -> Result<(), Failure> {
     let files = root::of(context, &found.record, asked.sysroot.as_deref());
     let crash = match super::open(context, &found.record) {
         Ok(stored) => look(&stored, files.as_ref().ok().map(|root| &root.directory))
+            .map(|crash| without(crash, files.as_ref().err()))
             .map_err(|error| format!("cannot be read: {error}")),
         Err(Failure::NotFound { what, .. }) => Err(what),
         Err(Failure::NotPermitted { .. }) => Err("the core is root's alone".to_owned()),
@@ -66,17 +70,30 @@ pub(crate) fn run(context: &Context, asked: &InfoArgs) -> Result<(), Failure> {
     print(&text)
 }
 
+/// A crash whose stack could not be walked because there are no files.
+fn without(mut crash: Crash, why: Option<&String>) -> Crash {
+    crash
+        .unread
+        .extend(why.map(|why| format!("stack: no files: {why}; --sysroot DIR has them")));
+    crash
+}
+
 /// What a core says.
 fn sections(page: &mut Page<'_>, crash: &Crash, all: bool) {
     page.section("signal", signal(crash));
     page.section("command", crash.command.iter().map(|text| printable(text)));
     page.section("threads", [threads(crash)]);
-    page.section("stack", crash.frames.iter().enumerate().map(frame));
-    let shown = if all { usize::MAX } else { FILES_SHOWN };
-    let more = crash.modules.len().saturating_sub(shown);
-    let more = (more > 0).then(|| format!("and {} (--all)", format::count(more, "other")));
-    let files = crash.modules.iter().take(shown).map(file).chain(more);
-    page.section("files", files);
+    let most = |some| if all { usize::MAX } else { some };
+    let more = |all: usize, shown: usize| {
+        let more = all.saturating_sub(shown);
+        (more > 0).then(|| format!("and {} (--all)", format::count(more, "other")))
+    };
+    let shown = most(FRAMES_SHOWN);
+    let frames = crash.frames.iter().enumerate().take(shown).map(frame);
+    page.section("stack", frames.chain(more(crash.frames.len(), shown)));
+    let shown = most(FILES_SHOWN);
+    let files = crash.modules.iter().take(shown).map(file);
+    page.section("files", files.chain(more(crash.modules.len(), shown)));
     page.section("not read", crash.unread.iter().map(|text| printable(text)));
 }
 

@@ -17,6 +17,9 @@ use super::stored::Stored;
 /// How long it may take: zstd unpacks about 1 GiB in a second.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How much longer files may take.
+const PATIENCE_FILES: Duration = Duration::from_secs(5);
+
 /// The longest answer: 4,096 files with paths of 4 KiB would be more, and are then not shown.
 const ANSWER_MAX: u64 = 16 << 20;
 
@@ -75,9 +78,16 @@ pub(crate) fn look(stored: &Stored, root: Option<&OwnedFd>) -> Result<Crash, Loo
     drop(opener);
     let answer = reader.0.stdout.take().ok_or(LookError::Died)?;
     let answer = all(answer.into())?;
-    let answer: Result<Crash, String> =
-        serde_json::from_slice(&answer).map_err(|_| LookError::Died)?;
-    answer.map_err(LookError::Core)
+    let lines = answer.split_inclusive(|byte| *byte == b'\n');
+    let whole: Vec<&[u8]> = lines.filter(|line| line.ends_with(b"\n")).collect();
+    let last = whole.last().ok_or(LookError::Died)?;
+    let crash: Result<Crash, String> = serde_json::from_slice(last).map_err(|_| LookError::Died)?;
+    let mut crash = crash.map_err(LookError::Core)?;
+    if root.is_some() && whole.len() < 2 {
+        let why = "stack: the files cannot be read, or not in time";
+        crash.unread.push(why.to_owned());
+    }
+    Ok(crash)
 }
 
 /// This program again, to be confined.
@@ -105,9 +115,9 @@ impl Drop for Ended {
     }
 }
 
-/// Everything that comes, while there is time.
+/// Everything that comes, while there is time: for the first line, and then a little more.
 fn all(pipe: OwnedFd) -> Result<Vec<u8>, LookError> {
-    let deadline = Instant::now() + PATIENCE;
+    let mut deadline = Instant::now() + PATIENCE;
     let mut answer = Vec::new();
     let mut chunk = vec![0; 64 << 10];
     let mut pipe = File::from(pipe);
@@ -116,6 +126,7 @@ fn all(pipe: OwnedFd) -> Result<Vec<u8>, LookError> {
         let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
         let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, left) {
+            Ok(0) if answer.contains(&b'\n') => return Ok(answer),
             Ok(0) => return Err(LookError::Late),
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
@@ -123,7 +134,13 @@ fn all(pipe: OwnedFd) -> Result<Vec<u8>, LookError> {
         }
         match pipe.read(&mut chunk).map_err(LookError::Start)? {
             0 => return Ok(answer),
-            more => answer.extend_from_slice(chunk.get(..more).unwrap_or_default()),
+            more => {
+                let more = chunk.get(..more).unwrap_or_default();
+                if more.contains(&b'\n') {
+                    deadline = deadline.min(Instant::now() + PATIENCE_FILES);
+                }
+                answer.extend_from_slice(more);
+            }
         }
         if u64::try_from(answer.len()).unwrap_or(u64::MAX) > ANSWER_MAX {
             return Err(LookError::Died);

@@ -2,7 +2,8 @@
 //! this program again, confined before they look at anything; neither can do what the other does.
 //!
 //! They are given a socket as standard input: the reader gets the core through it, asks for files by their paths and
-//! gets descriptors; the opener answers. The reader's answer is JSON in a pipe.
+//! gets descriptors; the opener answers. The reader's answer is JSON in a pipe: what the core says alone, and then, since
+//! files can be anything and anywhere, the same with the stack.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use upcall_helpers::seqpacket::{receive, send};
-use upcalld::corefile::{self, Files, Mapped, NoFiles, Stream};
+use upcalld::corefile::{Core, Crash, Files, Mapped, Stream};
 use upcalld::linux::confine::{Work, confine};
 
 use super::args::WorkArgs;
@@ -69,25 +70,33 @@ fn opened(path: &[u8]) -> Option<File> {
     (meta.is_file() && meta.len() <= SIZE_MAX).then_some(file)
 }
 
-/// Reads the core that comes first through the socket, and prints what is in it.
+/// Reads the core that comes first through the socket, and prints what is in it: a line, and one more with the stack.
 fn read(socket: BorrowedFd<'_>, asked: &WorkArgs) -> Result<(), Errno> {
     let core = receive(socket)?.fds.pop().ok_or(Errno::EBADF)?;
     let mut core = File::from(core);
-    let mut asking = Asking(socket);
-    let files: &mut dyn Files = if asked.files {
-        &mut asking
-    } else {
-        &mut NoFiles
-    };
-    let crash = if asked.compressed {
+    let core = if asked.compressed {
         let decoder = zstd::stream::read::Decoder::new(core).map_err(|_| Errno::ENOMEM)?;
-        corefile::read(&mut Stream(decoder), files)
+        Core::read(&mut Stream(decoder))
     } else {
-        corefile::read(&mut core, files)
+        Core::read(&mut core)
     };
-    let answer = crash.map_err(|error| error.to_string());
-    let answer = serde_json::to_vec(&answer).map_err(|_| Errno::EINVAL)?;
-    let written = std::io::stdout().write_all(&answer);
+    let mut core = match core {
+        Ok(core) => core,
+        Err(error) => return answer(&Err(error.to_string())),
+    };
+    answer(&Ok(&core.crash))?;
+    if asked.files {
+        core.walk(&mut Asking(socket));
+        answer(&Ok(&core.crash))?;
+    }
+    Ok(())
+}
+
+/// One line.
+fn answer(crash: &Result<&Crash, String>) -> Result<(), Errno> {
+    let mut line = serde_json::to_vec(crash).map_err(|_| Errno::EINVAL)?;
+    line.push(b'\n');
+    let written = std::io::stdout().write_all(&line);
     written.map_err(|_| Errno::EPIPE)
 }
 
