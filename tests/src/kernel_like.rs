@@ -104,6 +104,13 @@ impl CoreDump {
         self
     }
 
+    /// With these bytes as its core.
+    #[must_use]
+    pub fn with_core(mut self, core: Vec<u8>) -> Self {
+        self.core = core;
+        self
+    }
+
     /// Written 64 KiB at a time, with this long before each.
     #[must_use]
     pub fn slowly(mut self, pause: Duration) -> Self {

@@ -13,21 +13,25 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 
-use crate::cgroup::cgroup2;
+use crate::cgroup::{self, cgroup2};
 use crate::command::{command, run, until};
 use crate::container::{children, pid_of};
+use crate::nspawn::Machined;
 use crate::sandbox::Sandbox;
 
 /// How long it may take to boot, to answer, to shut down, also where others are at work.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Enters a cgroup, shows it cgroup2 alone, and boots.
+/// Enters cgroups and boots. Where nobody is to find it, it sees cgroup2 alone; one that is registered has a supervisor
+/// in the host's own mount namespace, and the host's cgroups.
 const BOOT: &str = r#"
-echo $$ > "$1/cgroup.procs"
-mount --make-rprivate /
-umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 1
-export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-exec systemd-nspawn --quiet --boot --directory="$2" --machine="$3" --register=no --keep-unit --private-network \
+for place in $1; do echo $$ > "$place/cgroup.procs" || exit 1; done
+if [ "$4" = no ]; then
+    mount --make-rprivate /
+    umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 1
+    export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+fi
+exec systemd-nspawn --quiet --boot --directory="$2" --machine="$3" --register="$4" --keep-unit --private-network \
     --private-users=no --capability=all --console=pipe --system-call-filter=@keyring --system-call-filter=bpf \
     systemd.unit=multi-user.target
 "#;
@@ -47,27 +51,46 @@ impl Machine {
     /// # Errors
     /// It does not boot; the error has what it said.
     pub fn boot(sandbox: &Sandbox) -> Result<Self> {
+        Self::boot_in(sandbox, &sandbox.tag().into(), None)
+    }
+
+    /// Boots one that is registered, in the unit that systemd would have made for it.
+    ///
+    /// # Errors
+    /// As [`Machine::boot`]; it is not registered.
+    pub fn boot_registered(sandbox: &Sandbox, machined: &Machined) -> Result<Self> {
+        let tag = sandbox.tag();
+        let unit = Path::new(&format!("{tag}.slice")).join(format!("machine-{tag}.scope"));
+        let machine = Self::boot_in(sandbox, &unit, Some(machined))?;
+        machined.registered(sandbox, tag)?;
+        Ok(machine)
+    }
+
+    fn boot_in(sandbox: &Sandbox, unit: &PathBuf, machined: Option<&Machined>) -> Result<Self> {
         let root = overlay(sandbox)?;
         furnish(&root)?;
-        let cgroup = cgroup2().context("cgroup2 is not mounted")?;
-        let cgroup = cgroup.join(sandbox.tag());
-        std::fs::create_dir(&cgroup).context("a cgroup for the machine")?;
+        let cgroup = cgroup2().context("cgroup2 is not mounted")?.join(unit);
+        let systemds = cgroup::mounted("name=systemd").filter(|_| machined.is_some());
+        let systemds = systemds.map(|mount| mount.join(unit));
+        let mut cgroups = String::new();
+        for cgroup in systemds.iter().chain([&cgroup]) {
+            std::fs::create_dir_all(cgroup).context("a cgroup for the machine")?;
+            cgroups = format!("{cgroups} {}", cgroup.display());
+        }
         let log = sandbox.path("machine.log");
         let output = std::fs::File::create(&log)?;
         let mut nspawn = command("unshare");
+        if machined.is_none() {
+            nspawn.args(["--mount", "--propagation=private"]);
+        }
         nspawn
-            .args([
-                "--mount",
-                "--propagation=private",
-                "--",
-                "setpriv",
-                "--pdeathsig=KILL",
-                "--",
-            ])
+            .args(["--", "setpriv", "--pdeathsig=KILL", "--"])
             .args(["sh", "-c", BOOT, "sh"])
-            .arg(&cgroup)
+            .arg(cgroups)
             .arg(&root)
             .arg(sandbox.tag())
+            .arg(if machined.is_some() { "yes" } else { "no" })
+            .envs(machined.map(Machined::bus))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);

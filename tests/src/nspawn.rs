@@ -69,6 +69,22 @@ impl Machined {
         })
     }
 
+    /// What nspawn finds its bus by.
+    pub(crate) fn bus(&self) -> (&'static str, &str) {
+        ("DBUS_SYSTEM_BUS_ADDRESS", &self.address)
+    }
+
+    /// Waits until a machine of this name is registered.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn registered(&self, sandbox: &Sandbox, machine: &str) -> Result<()> {
+        let file = sandbox.path("systemd/machines").join(machine);
+        until(Duration::from_secs(5), "machined", || {
+            file.exists().then_some(())
+        })
+    }
+
     /// Starts a machine with these further flags of nspawn's.
     ///
     /// # Errors
@@ -104,7 +120,7 @@ impl Machined {
             ]);
             nspawn.arg(format!("--machine={machine}")).args(flags);
             nspawn.arg("--directory").arg(root.path()).arg("/init");
-            nspawn.env("DBUS_SYSTEM_BUS_ADDRESS", &self.address);
+            nspawn.envs([self.bus()]);
         })?;
         let supervisor = service.pid();
         let init = service.wait("nspawn's init", || {
@@ -134,15 +150,4 @@ impl Engine for Nspawn {
         // It ends with its init, and its unit's cgroups are the sandbox's.
         Ok(())
     }
-}
-
-/// Waits until machined has registered a machine.
-///
-/// # Errors
-/// It does not.
-pub fn registered(sandbox: &Sandbox, container: &Container) -> Result<()> {
-    let file = sandbox.path("systemd/machines").join(container.id());
-    until(Duration::from_secs(5), "machined", || {
-        file.exists().then_some(())
-    })
 }

@@ -102,7 +102,9 @@ impl Work<'_> {
                 fed,
                 output,
             } => {
+                let unread = self.unread.clone().filter(|_| *fed == 0);
                 let wrong = match (*status, slot) {
+                    _ if unread.is_some() => unread,
                     (WaitStatus::Exited(code), Slot::Deliver | Slot::File) if code != 0 => {
                         let errno = Errno::from_raw(code.into());
                         Some(reason::placed(
@@ -170,6 +172,7 @@ impl Work<'_> {
         };
         if stage == Stage::Claim {
             self.left_to_shim();
+            self.unread = Some(wrong.clone());
         }
         self.end(slot, since, Some(wrong.clone()), |action| {
             action.stage = Some(stage.as_str().to_owned());

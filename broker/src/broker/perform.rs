@@ -99,6 +99,8 @@ pub(super) struct Work<'a> {
     pub(super) actions: Vec<Action>,
     /// What was first wrong.
     pub(super) wrong: Option<Explained>,
+    /// Why whoever was to read the kernel's pipe for all did not: the others got nothing.
+    pub(super) unread: Option<Explained>,
     pub(super) released: Option<u64>,
     pub(super) launched: Option<u64>,
     /// Room that was taken for a copy.
@@ -137,6 +139,7 @@ impl Broker {
             alive: 0,
             actions: Vec::new(),
             wrong: None,
+            unread: None,
             released: None,
             launched: None,
             tokens: None,

@@ -115,6 +115,11 @@ pub(super) fn placed(slot: Slot, errno: Errno, target: &str, place: &str) -> Exp
             format!("who listens at {target} in {place} is not in that container"),
             "a socket of the host's that is mounted there is not delivered to",
         ),
+        (Slot::Deliver, Errno::EDEADLK) => (
+            Reason::SocketRefused,
+            format!("who listens at {target} in {place} is the process that crashed"),
+            "nobody inside can take that core; keep it on the host (store)",
+        ),
         (Slot::Deliver, Errno::EAGAIN | Errno::ETIMEDOUT) => (
             Reason::SocketRefused,
             format!("who listens at {target} in {place} does not answer"),

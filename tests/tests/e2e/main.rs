@@ -20,6 +20,8 @@ mod host_credentials;
 #[cfg(test)]
 mod host_cut_short;
 #[cfg(test)]
+mod host_deliver;
+#[cfg(test)]
 mod host_hooks;
 #[cfg(test)]
 mod host_key_bad_days;
@@ -79,6 +81,8 @@ mod ns_helpers;
 mod ns_limits;
 #[cfg(test)]
 mod ns_machine;
+#[cfg(test)]
+mod ns_machine_deliver;
 #[cfg(test)]
 mod ns_machine_units;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use anyhow::Result;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::lxc::{self, Lxc};
 use upcall_e2e::needs;
-use upcall_e2e::nspawn::{Machined, registered};
+use upcall_e2e::nspawn::Machined;
 
 use crate::canary::host_only;
 use crate::ns_runtime_oci::{PLAIN, entered, found, rule};
@@ -79,7 +79,7 @@ fn one_of_nspawns() -> Result<()> {
         let scene = Scene::with_settings(Machined::SETTINGS, &rules)?;
         let machined = Machined::start(&scene.sandbox)?;
         let container = machined.run(&scene.sandbox, "web", &[flag])?;
-        registered(&scene.sandbox, &container)?;
+        machined.registered(&scene.sandbox, container.id())?;
         let record = entered(&scene, &container)?;
         let found = found(&record)?;
         assert_eq!(found.name.as_deref(), Some(container.name()));

@@ -149,8 +149,12 @@ impl Keeper<'_> {
         drop((theirs, ours.going));
         let begun = self.executed(ours.status);
         let begun = begun.and_then(|()| self.ready(&ours.output, &helper));
-        let begun = begun.and_then(|()| claim.map_or(Ok(()), |claim| take_claim(&claim)));
         begun.inspect_err(|_| helper.kill())?;
+        let claimed = claim.map_or(Ok(()), |claim| take_claim(&claim));
+        if let Err(failure) = claimed {
+            self.send_away(ours.stdin, &helper);
+            return Err(failure);
+        }
         reporter.tell(Event::Started { pid: helper.pid });
         let (limit, progress) = (self.enter.output, self.enter.progress);
         let mut relay = Relay::new(source, ours.stdin, ours.output, limit, progress);
@@ -172,6 +176,15 @@ impl Keeper<'_> {
             output,
         });
         Ok(())
+    }
+
+    /// Ends a helper that gets nothing. One of our own may have made something, and takes it back when it sees that.
+    fn send_away(&self, feed: OwnedFd, helper: &Helper) {
+        drop(feed);
+        if self.enter.ready {
+            self.reap(helper);
+        }
+        helper.kill();
     }
 
     /// Forks the joiner, into the helper's cgroups and the container's pid namespace.

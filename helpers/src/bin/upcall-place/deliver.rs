@@ -3,6 +3,8 @@
 //! The pipe is one of the keeper's own, which nobody else reads; the kernel's is never in anybody's hands but the
 //! keeper's. We keep its end open ourselves, so we know what was left when the receiver closed.
 
+mod systemd;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use upcall_helpers::seqpacket;
 use upcall_helpers::sys::inherited;
 
-use crate::socket::{self, Trusted};
+use crate::socket::{self, Connected, Trusted};
 use crate::{ready, say, sys};
 
 /// How often a pipe that has its end and is not empty is looked at, in milliseconds.
@@ -20,6 +22,9 @@ const LOOK: u16 = 10;
 
 /// The longest answer that is read.
 const ANSWER_MAX: usize = 256;
+
+/// The least that is kept of a core.
+const PAGE: u64 = 4096;
 
 /// Of the time that a receiver may take, so much is left to tell that it was over.
 const MARGIN: Duration = Duration::from_millis(500);
@@ -48,13 +53,17 @@ impl Delivery<'_> {
     /// Does it, with standard input.
     ///
     /// # Errors
-    /// Before the core is claimed: as [`socket::open`]; `ENODATA` where a fact is missing that the protocol wants. After
-    /// that: `ECONNRESET`, the receiver went without having taken anything or without an answer; `EREMOTEIO`, it does
+    /// Before the core is claimed: as [`socket::open`]; `ENODATA` where a fact is missing that the protocol wants;
+    /// `EDEADLK`, who listens is who crashed. After that: `ECONNRESET`, the receiver went without having taken anything or without an answer; `EREMOTEIO`, it does
     /// not want the core; the others as sendmsg(2).
     pub(crate) fn run(&self, path: &[u8]) -> Result<(), Errno> {
         let core = inherited(0)?;
         let messages = self.messages()?;
-        let socket = socket::open(path, Trusted::ours())?;
+        let Connected { socket, listener } = socket::open(path, Trusted::ours())?;
+        let crashed = value(self.fields, "pid").and_then(|pid| str::from_utf8(pid).ok());
+        if crashed.and_then(|pid| pid.parse().ok()) == Some(listener) {
+            return Err(Errno::EDEADLK); // it would accept this when it is no more
+        }
         ready()?;
         if !begins(&core) {
             return Ok(()); // somebody else has it, or there is nothing to have
@@ -77,7 +86,7 @@ impl Delivery<'_> {
                 }
                 Ok(vec![record])
             }
-            Protocol::Systemd => systemd_fields(self.fields, hostname()),
+            Protocol::Systemd => systemd::messages(self.fields, &hostname()),
         }
     }
 
@@ -126,6 +135,10 @@ impl Delivery<'_> {
             }
             return match taken {
                 Some(_) => Ok(()),
+                None if wanted_none(self.fields) => {
+                    say("noted without the core: its core limit");
+                    Ok(())
+                }
                 None if is_untouched(core) => Err(Errno::ECONNRESET),
                 None => {
                     say("closed before the core's end");
@@ -209,40 +222,20 @@ fn hostname() -> Vec<u8> {
     name.unwrap_or_default()
 }
 
-/// Our fields by systemd's names. Those that its receiver cannot do without must be there.
-fn systemd_fields(fields: &[&[u8]], hostname: Vec<u8>) -> Result<Vec<Vec<u8>>, Errno> {
-    const NAMES: [(&str, &str, bool); 9] = [
-        ("pid", "COREDUMP_PID", true),
-        ("uid", "COREDUMP_UID", true),
-        ("gid", "COREDUMP_GID", true),
-        ("signal", "COREDUMP_SIGNAL", true),
-        ("time", "COREDUMP_TIMESTAMP", true),
-        ("limit", "COREDUMP_RLIMIT", true),
-        ("comm", "COREDUMP_COMM", true),
-        ("exe", "COREDUMP_EXE", false),
-        ("tid", "COREDUMP_TID", false),
-    ];
-    let mut messages = Vec::new();
-    for (ours, theirs, needed) in NAMES {
-        let value = fields.iter().find_map(|field| {
-            let rest = field.strip_prefix(ours.as_bytes())?;
-            rest.strip_prefix(b"=")
-        });
-        let Some(value) = value else {
-            if needed {
-                return Err(Errno::ENODATA);
-            }
-            continue;
-        };
-        let mut message = format!("{theirs}=").into_bytes();
-        message.extend_from_slice(value);
-        if ours == "time" {
-            message.extend_from_slice(b"000000"); // microseconds
-        }
-        messages.push(message);
-    }
-    messages.push([b"COREDUMP_HOSTNAME=".to_vec(), hostname].concat());
-    Ok(messages)
+/// Whether the process wanted no core: below a page its receiver keeps none, as the kernel (fs/coredump.c).
+fn wanted_none(fields: &[&[u8]]) -> bool {
+    let limit = value(fields, "limit").and_then(|limit| str::from_utf8(limit).ok());
+    limit
+        .and_then(|limit| limit.parse::<u64>().ok())
+        .is_some_and(|limit| limit < PAGE)
+}
+
+/// The value of one of our fields.
+fn value<'a>(fields: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
+    fields.iter().find_map(|field| {
+        let rest = field.strip_prefix(name.as_bytes())?;
+        rest.strip_prefix(b"=")
+    })
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 //! The core as a file, by the rules by which the kernel writes one (fs/coredump.c, `coredump_file`), and stricter in one:
 //! no part of the path may be a symbolic link. What the user could not do, this cannot.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, SFlag, fstatat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
 
 use crate::{ready, say, sys};
@@ -26,14 +28,18 @@ const PAGE: usize = 4096;
 /// Before anything is read: the file cannot be made. Later: it cannot be written.
 pub(crate) fn write(path: &[u8], max: u64) -> Result<(), Errno> {
     sys::survive_file_size_limit();
-    let file = create(Path::new(std::ffi::OsStr::from_bytes(path)))?;
-    ready()?;
-    let mut written = copy(&mut std::io::stdin().lock(), &file, max);
-    if let Err(error) = file.set_len(written.length) {
+    let made = create(Path::new(std::ffi::OsStr::from_bytes(path)))?;
+    ready().inspect_err(|_| made.remove())?;
+    let mut written = copy(&mut std::io::stdin().lock(), &made.file, max);
+    if let Err(error) = made.file.set_len(written.length) {
         written.error.get_or_insert(errno(&error));
     }
     let Written { length, error, .. } = written;
+    if length == 0 {
+        made.remove();
+    }
     match error {
+        None if length == 0 => say("nothing came, and there is no file"),
         None if written.cut => say(&format!("{length} bytes, cut at its core limit")),
         None => say(&format!("{length} bytes")),
         Some(Errno::EFBIG) => say(&format!("{length} bytes, cut at its file size limit")),
@@ -45,8 +51,32 @@ pub(crate) fn write(path: &[u8], max: u64) -> Result<(), Errno> {
     Ok(())
 }
 
+/// A new file, where it is.
+struct Made {
+    directory: OwnedFd,
+    name: OsString,
+    file: File,
+}
+
+impl Made {
+    /// Takes the name away again, if it is this file's: of nothing there is no core, and somebody else may have the core.
+    fn remove(&self) {
+        let at = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let here = fstatat(&self.directory, self.name.as_os_str(), at);
+        if let (Ok(here), Ok(made)) = (here, fstat(&self.file))
+            && (here.st_dev, here.st_ino) == (made.st_dev, made.st_ino)
+        {
+            let _ = unlinkat(
+                &self.directory,
+                self.name.as_os_str(),
+                UnlinkatFlags::NoRemoveDir,
+            );
+        }
+    }
+}
+
 /// A new file in the place of one that may be there. Only the last name is replaced, and only a plain file.
-fn create(path: &Path) -> Result<File, Errno> {
+fn create(path: &Path) -> Result<Made, Errno> {
     let name = path.file_name().ok_or(Errno::EISDIR)?;
     let parent = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -71,9 +101,13 @@ fn create(path: &Path) -> Result<File, Errno> {
         | OFlag::O_NONBLOCK
         | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    let file = File::from(openat(&directory, name, flags, mode)?);
-    check(&file)?;
-    Ok(file)
+    let made = Made {
+        file: File::from(openat(&directory, name, flags, mode)?),
+        name: name.to_owned(),
+        directory,
+    };
+    check(&made.file).inspect_err(|_| made.remove())?;
+    Ok(made)
 }
 
 /// What the kernel asks of a core's file after it was opened: ours alone, and nowhere else.

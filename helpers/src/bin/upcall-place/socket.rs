@@ -43,13 +43,20 @@ impl Trusted {
     }
 }
 
+/// A connection, and the pid of who listens, in our own pid namespace.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) socket: OwnedFd,
+    pub(crate) listener: i32,
+}
+
 /// Connects to the `SOCK_SEQPACKET` socket at an absolute path.
 ///
 /// # Errors
 /// `ENOENT`, `ECONNREFUSED`: nobody is there. `ELOOP`: a symbolic link in the path. `ENOTSOCK`, `EPROTOTYPE`: something
 /// else. `EPERM`: others could have put it there, or listen. `EXDEV`: who listens is in another pid namespace. `EAGAIN`:
 /// its queue is full.
-pub(crate) fn open(path: &[u8], trusted: Trusted) -> Result<OwnedFd, Errno> {
+pub(crate) fn open(path: &[u8], trusted: Trusted) -> Result<Connected, Errno> {
     let path = Path::new(OsStr::from_bytes(path));
     let (Some(parent), Some(name), true) = (path.parent(), path.file_name(), path.is_absolute())
     else {
@@ -78,8 +85,8 @@ pub(crate) fn open(path: &[u8], trusted: Trusted) -> Result<OwnedFd, Errno> {
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(PATIENCE))?;
     connect(socket.as_raw_fd(), &UnixAddr::new(name)?)?;
-    listener(&socket, trusted)?;
-    Ok(socket)
+    let listener = listener(&socket, trusted)?;
+    Ok(Connected { socket, listener })
 }
 
 fn kind(stat: &FileStat) -> SFlag {
@@ -87,7 +94,7 @@ fn kind(stat: &FileStat) -> SFlag {
 }
 
 /// Who called listen(2), as our own namespaces number it (unix(7), `SO_PEERCRED`); 0 is a process that they do not have.
-fn listener(socket: &OwnedFd, trusted: Trusted) -> Result<(), Errno> {
+fn listener(socket: &OwnedFd, trusted: Trusted) -> Result<i32, Errno> {
     let peer = getsockopt(&socket.as_fd(), PeerCredentials)?;
     if !trusted.has(peer.uid()) {
         return Err(Errno::EPERM);
@@ -95,7 +102,7 @@ fn listener(socket: &OwnedFd, trusted: Trusted) -> Result<(), Errno> {
     if peer.pid() == 0 {
         return Err(Errno::EXDEV);
     }
-    Ok(())
+    Ok(peer.pid())
 }
 
 #[cfg(test)]

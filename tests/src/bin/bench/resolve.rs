@@ -15,7 +15,7 @@ use upcall_e2e::daemon::Daemon;
 use upcall_e2e::docker::Docker;
 use upcall_e2e::hook::HostHook;
 use upcall_e2e::lxc::{self, Lxc};
-use upcall_e2e::nspawn::{Machined, registered};
+use upcall_e2e::nspawn::Machined;
 use upcall_e2e::podman::Podman;
 use upcall_e2e::programs::Programs;
 use upcall_e2e::registered::{Registered, started};
@@ -73,7 +73,7 @@ fn by_runtime(programs: &Programs, rounds: usize) -> Result<()> {
         ("nspawn", &[Need::Nspawn], |at| {
             let machined = Machined::start(at)?;
             let container = machined.run(at, "nspawn", &["--private-users=no"])?;
-            registered(at, &container)?;
+            machined.registered(at, container.id())?;
             Ok((container, Some(Box::new(machined))))
         }),
     ];

@@ -16,12 +16,16 @@ const FIELDS: [&[u8]; 9] = [
 
 #[test]
 fn systemd_gets_the_fields_that_it_cannot_do_without() {
-    let messages = systemd_fields(&FIELDS, b"box".to_vec()).unwrap();
+    let messages = systemd::messages(&FIELDS, b"box").unwrap();
     let text = |message: &Vec<u8>| message.escape_ascii().to_string();
     let texts: Vec<String> = messages.iter().map(text).collect();
     assert_eq!(
         texts,
         [
+            // What coredumpctl finds it by.
+            "MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1",
+            "PRIORITY=2",
+            "COREDUMP_FORWARDED=1",
             "COREDUMP_PID=7",
             "COREDUMP_UID=0",
             "COREDUMP_GID=0",
@@ -29,13 +33,21 @@ fn systemd_gets_the_fields_that_it_cannot_do_without() {
             "COREDUMP_TIMESTAMP=1800000000000000",
             "COREDUMP_RLIMIT=18446744073709551615",
             "COREDUMP_COMM=a=b\\xff",
+            "COREDUMP_DUMPABLE=1",
+            "COREDUMP_SIGNAL_NAME=SIGSEGV",
             "COREDUMP_HOSTNAME=box",
         ]
     );
-    assert_eq!(
-        systemd_fields(&FIELDS[..3], Vec::new()),
-        Err(Errno::ENODATA)
-    );
+    assert_eq!(systemd::messages(&FIELDS[..3], b""), Err(Errno::ENODATA));
+}
+
+#[test]
+fn a_process_that_wanted_no_core_is_known_by_its_limit() {
+    assert!(wanted_none(&[b"limit=0"]) && wanted_none(&[b"limit=4095"]));
+    for other in [&b"limit=4096"[..], b"limit=", b"limit=-1", b"limits=0"] {
+        assert!(!wanted_none(&[other]));
+    }
+    assert!(!wanted_none(&FIELDS));
 }
 
 #[test]

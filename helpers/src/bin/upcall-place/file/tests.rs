@@ -18,7 +18,7 @@ fn a_file_is_the_users_alone_and_replaces_a_plain_one() {
     std::fs::write(&path, "old").unwrap();
     let hard = directory.join("other-name");
     std::fs::hard_link(&path, &hard).unwrap();
-    let file = create(&path).unwrap();
+    let file = create(&path).unwrap().file;
     assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
     assert_eq!(path.metadata().unwrap().len(), 0);
     assert_eq!(
@@ -55,17 +55,34 @@ fn a_directory_that_gives_files_another_mode_is_refused() {
     // The kernel's own rule: whoever else could read the file must not get a core.
     let directory = directory("mode");
     let path = directory.join("core");
-    let file = create(&path).unwrap();
+    let file = create(&path).unwrap().file;
     file.set_permissions(std::fs::Permissions::from_mode(0o640))
         .unwrap();
     assert_eq!(check(&file), Err(Errno::EPERM));
     std::fs::remove_dir_all(directory).unwrap();
 }
 
+#[test]
+fn what_is_removed_is_our_own_and_nothing_that_has_taken_its_name() {
+    let directory = directory("remove");
+    let path = directory.join("core");
+    let made = create(&path).unwrap();
+    made.remove();
+    assert!(!path.exists());
+    made.remove();
+    let made = create(&path).unwrap();
+    std::fs::rename(&path, directory.join("elsewhere")).unwrap();
+    std::fs::write(&path, "another's").unwrap();
+    made.remove();
+    assert_eq!(std::fs::read(&path).unwrap(), b"another's");
+    assert!(directory.join("elsewhere").exists());
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
 fn copied(core: &[u8], max: u64, name: &str) -> (Written, Vec<u8>, u64) {
     let directory = directory(name);
     let path = directory.join("core");
-    let file = create(&path).unwrap();
+    let file = create(&path).unwrap().file;
     let written = copy(&mut &*core, &file, max);
     file.set_len(written.length).unwrap();
     let blocks = path.metadata().unwrap().blocks();

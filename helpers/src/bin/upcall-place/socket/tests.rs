@@ -22,8 +22,13 @@ fn listening(path: &Path, kind: SockType) -> OwnedFd {
     fd
 }
 
+/// One at a time: where a process is, is the same for all its threads.
 fn opened(path: &Path) -> Result<OwnedFd, Errno> {
-    open(path.as_os_str().as_bytes(), Trusted::ours())
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = TURN.lock();
+    let connected = open(path.as_os_str().as_bytes(), Trusted::ours())?;
+    assert_eq!(connected.listener, nix::unistd::getpid().as_raw());
+    Ok(connected.socket)
 }
 
 #[test]
