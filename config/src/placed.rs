@@ -124,7 +124,7 @@ pub(crate) fn unwanted(limit: Option<u64>) -> Option<Refusal> {
 
 /// A tenant's text as a part of a file's name, as the kernel does it (fs/coredump.c, `cn_esc_printf`): no slash leads
 /// anywhere, and it is neither nothing nor a way up.
-pub(crate) fn name_part(text: &mut [u8], out: &mut Vec<u8>) {
+pub fn name_part(text: &mut [u8], out: &mut Vec<u8>) {
     for byte in text.iter_mut().filter(|byte| **byte == b'/') {
         *byte = b'!';
     }

@@ -109,6 +109,16 @@ impl Daemon {
         Self::start_by(sandbox, &[], change)
     }
 
+    /// Starts one that takes requests from every process of root's, by these words, which execute what follows them.
+    ///
+    /// # Errors
+    /// It does not start; the error has its log.
+    pub fn start_below(sandbox: &Sandbox, by: &[String]) -> Result<Self> {
+        Self::start_by(sandbox, by, |daemon| {
+            daemon.arg("--any-peer");
+        })
+    }
+
     fn start_by(
         sandbox: &Sandbox,
         by: &[String],

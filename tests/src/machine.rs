@@ -62,7 +62,7 @@ impl Machine {
         let tag = sandbox.tag();
         let unit = Path::new(&format!("{tag}.slice")).join(format!("machine-{tag}.scope"));
         let machine = Self::boot_in(sandbox, &unit, Some(machined))?;
-        machined.registered(sandbox, tag)?;
+        machined.registered(tag)?;
         Ok(machine)
     }
 

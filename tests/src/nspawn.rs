@@ -27,6 +27,7 @@ pub struct Machined {
     _registers: Service,
     _bus: Service,
     address: String,
+    machines: PathBuf,
 }
 
 /// A machine's nspawn.
@@ -66,6 +67,7 @@ impl Machined {
             _registers: machined,
             _bus: bus,
             address,
+            machines,
         })
     }
 
@@ -78,8 +80,8 @@ impl Machined {
     ///
     /// # Errors
     /// It is not.
-    pub fn registered(&self, sandbox: &Sandbox, machine: &str) -> Result<()> {
-        let file = sandbox.path("systemd/machines").join(machine);
+    pub fn registered(&self, machine: &str) -> Result<()> {
+        let file = self.machines.join(machine);
         until(Duration::from_secs(5), "machined", || {
             file.exists().then_some(())
         })

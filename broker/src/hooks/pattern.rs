@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use upcall_config::placed::name_part;
 use upcall_helpers::wire::CORE_WORDS;
 
 use crate::identify::core::CoreWords;
@@ -224,6 +225,7 @@ fn word(path: &Path) -> Result<String, PatternError> {
     }
 }
 
+/// A word as the kernel fills it in (fs/coredump.c, `format_corename`).
 fn fill_in(word: &str, words: &CoreWords) -> Vec<u8> {
     let mut filled = Vec::new();
     let mut rest = word.chars();
@@ -235,7 +237,14 @@ fn fill_in(word: &str, words: &CoreWords) -> Vec<u8> {
         }
         match rest.next() {
             Some('%') => filled.push(b'%'),
-            Some(specifier) => filled.extend_from_slice(words.get(&format!("%{specifier}"))),
+            Some(specifier) => {
+                let value = words.get(&format!("%{specifier}"));
+                match specifier {
+                    // By its socket the kernel says no names, and who looks them up has them raw.
+                    'e' | 'f' | 'h' => name_part(&mut value.to_vec(), &mut filled),
+                    _ => filled.extend_from_slice(value),
+                }
+            }
             None => {}
         }
     }
@@ -335,6 +344,19 @@ mod tests {
         );
         assert!(former.wants_pidfd() && !Pattern::parse("|/bin/h %%F").wants_pidfd());
         assert!(Pattern::parse("core.%p").command(&words()).is_empty());
+    }
+
+    #[test]
+    fn a_tenants_name_in_a_files_name_is_one_part_of_it() {
+        let rename = |word: &&str| match *word {
+            "%e" => b"x/../y".to_vec(),
+            "%h" => b"..".to_vec(),
+            _ => Vec::new(),
+        };
+        let hostile = CoreWords::new(CORE_WORDS.iter().map(rename).collect()).unwrap();
+        let name = |text| Pattern::parse(text).file(&hostile, false);
+        assert_eq!(name("/c/%e"), Some(b"/c/x!..!y".to_vec()));
+        assert_eq!(name("/c/%h/%f/%p"), Some(b"/c/!./!/".to_vec()));
     }
 
     #[test]

@@ -34,6 +34,9 @@ mod kinds;
 #[expect(clippy::duplicate_mod, reason = "the same, asked about another way")]
 #[path = "host_storm.rs"]
 mod storm;
+#[expect(clippy::duplicate_mod, reason = "the same, asked about another way")]
+#[path = "host_takers.rs"]
+mod takers;
 
 const MODE: Mode = Mode::Socket;
 

@@ -42,6 +42,8 @@ mod host_socket_install;
 #[cfg(test)]
 mod host_storm;
 #[cfg(test)]
+mod host_takers;
+#[cfg(test)]
 mod host_unit;
 #[cfg(test)]
 mod ns_attack_bounds;
@@ -86,6 +88,8 @@ mod ns_machine_deliver;
 #[cfg(test)]
 mod ns_machine_units;
 #[cfg(test)]
+mod ns_pass;
+#[cfg(test)]
 mod ns_pipeline;
 #[cfg(test)]
 mod ns_post;
@@ -108,6 +112,8 @@ mod ns_spool;
 #[cfg(test)]
 mod ns_spool_hostile;
 mod ns_store;
+#[cfg(test)]
+mod ns_takers;
 #[cfg(test)]
 mod ns_versions;
 #[cfg(test)]

@@ -15,11 +15,12 @@ use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
+use upcall_e2e::sandbox::Sandbox;
 use upcalld::store::record::{Outcome, Record};
 
 use crate::scene::Scene;
 
-const SOCKET: &str = "/run/x/core";
+pub(crate) const SOCKET: &str = "/run/x/core";
 
 fn rule(protocol: &str, more: &str) -> String {
     format!(
@@ -29,7 +30,7 @@ fn rule(protocol: &str, more: &str) -> String {
 }
 
 /// A container with a directory for the socket, which is its root's.
-fn container(scene: &Scene) -> Result<Container> {
+pub(crate) fn container(sandbox: &Sandbox) -> Result<Container> {
     let make = |root: &upcall_e2e::rootfs::Rootfs| {
         for directory in ["/run", "/run/x"] {
             let directory = root.inside(directory);
@@ -38,14 +39,11 @@ fn container(scene: &Scene) -> Result<Container> {
         }
         Ok(())
     };
-    Runc::new("web")
-        .user_namespace()
-        .root(make)
-        .start(&scene.sandbox)
+    Runc::new("web").user_namespace().root(make).start(sandbox)
 }
 
 /// A receiver in the container, as this user; waits until it listens.
-fn receiver(container: &Container, uid: u32, at: &str, how: &str) -> Result<()> {
+pub(crate) fn receiver(container: &Container, uid: u32, at: &str, how: &str) -> Result<()> {
     let words = [
         "/receiver".to_owned(),
         format!("--at={at}"),
@@ -59,7 +57,7 @@ fn receiver(container: &Container, uid: u32, at: &str, how: &str) -> Result<()> 
     })
 }
 
-fn received(container: &Container) -> Result<(Vec<u8>, String)> {
+pub(crate) fn received(container: &Container) -> Result<(Vec<u8>, String)> {
     let core = container.root().inside("/tmp/core");
     let core = until(Duration::from_secs(5), "the core", || {
         std::fs::read(&core).ok()
@@ -72,7 +70,7 @@ fn taken(protocol: &str, wanted: &[&str]) -> Result<()> {
     // A busy machine is given time.
     let rule = rule(protocol, "").replace("\"1s\"", "\"10s\"");
     let scene = Scene::new(&rule)?;
-    let container = container(&scene)?;
+    let container = container(&scene.sandbox)?;
     receiver(&container, 0, SOCKET, "take")?;
     // More than all pipes on the way hold.
     let dump = CoreDump::of(container.init())?.bytes(7 << 20);
@@ -136,7 +134,7 @@ fn a_receiver_of_systemds_protocol_gets_core_and_facts() -> Result<()> {
 /// A core that may not be delivered is kept on the host instead: the reason and the error.
 fn refused(make: impl FnOnce(&Container, &Path) -> Result<()>) -> Result<(String, String)> {
     let scene = Scene::new(&rule("upcalld", ""))?;
-    let container = container(&scene)?;
+    let container = container(&scene.sandbox)?;
     make(&container, &container.root().inside("/run/x"))?;
     let dump = CoreDump::of(container.init())?;
     let start = Instant::now();
@@ -248,7 +246,7 @@ fn a_listener_of_the_hosts_is_not_connected_to() -> Result<()> {
 /// A receiver that connects and then is no good: the record, and how long it took.
 fn no_good(how: &str, more: &str, bytes: usize) -> Result<(Record, Duration, Vec<u8>)> {
     let scene = Scene::new(&rule("upcalld", more))?;
-    let container = container(&scene)?;
+    let container = container(&scene.sandbox)?;
     receiver(&container, 0, SOCKET, how)?;
     let dump = CoreDump::of(container.init())?.bytes(bytes);
     let start = Instant::now();

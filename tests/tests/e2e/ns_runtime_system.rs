@@ -79,7 +79,7 @@ fn one_of_nspawns() -> Result<()> {
         let scene = Scene::with_settings(Machined::SETTINGS, &rules)?;
         let machined = Machined::start(&scene.sandbox)?;
         let container = machined.run(&scene.sandbox, "web", &[flag])?;
-        machined.registered(&scene.sandbox, container.id())?;
+        machined.registered(container.id())?;
         let record = entered(&scene, &container)?;
         let found = found(&record)?;
         assert_eq!(found.name.as_deref(), Some(container.name()));

@@ -73,7 +73,7 @@ fn by_runtime(programs: &Programs, rounds: usize) -> Result<()> {
         ("nspawn", &[Need::Nspawn], |at| {
             let machined = Machined::start(at)?;
             let container = machined.run(at, "nspawn", &["--private-users=no"])?;
-            machined.registered(at, container.id())?;
+            machined.registered(container.id())?;
             Ok((container, Some(Box::new(machined))))
         }),
     ];
