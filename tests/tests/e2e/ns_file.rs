@@ -6,18 +6,15 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
 use upcall_e2e::command::command;
 use upcall_e2e::container::{Container, waits};
-use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
-use upcall_e2e::sandbox::Sandbox;
 use upcalld::store::record::{Outcome, Record};
 
-use crate::scene::{Scene, nothing_in, spooled};
+use crate::scene::{Scene, nothing_in};
 
 /// A user of the container's who may write to /cores only because everybody may.
 const USER: u32 = 1000;
@@ -264,38 +261,6 @@ fn a_process_that_is_outside_of_its_own_root_is_not_followed_there() -> Result<(
     assert_eq!(scene.kept(&record)?, dump.core());
     drop(process);
     scene.end()
-}
-
-#[test]
-fn of_a_core_that_the_shim_took_meanwhile_no_file_stays() -> Result<()> {
-    needs!(Root, Runc);
-    for more in ["", "store = { ignore_limit = true }"] {
-        let sandbox = Sandbox::new()?;
-        sandbox.rules(&rule("core", more))?;
-        sandbox.hook(|hook| hook.deadline_ms = 300)?;
-        let daemon = Daemon::start_with(&sandbox, |daemon| {
-            daemon.args(["--any-peer", "--stop-at", "opened"]);
-        })?;
-        let container = Runc::new("web").user_namespace().start(&sandbox)?;
-        let dump = unlimited(victim(&container, "/cores")?)?;
-        assert_eq!(dump.dump(&sandbox)?.code, 0);
-        assert!(spooled(&sandbox)?.0 == dump.core());
-        daemon.signal(Signal::SIGCONT)?;
-        let taken_in = |record: &Record| record.reason.as_deref() == Some("late");
-        let record = daemon.records().wait("it to be taken in", taken_in)?;
-        assert_eq!(
-            action(&record, "file")?.outcome,
-            Outcome::Failed,
-            "{record:?}"
-        );
-        assert_eq!(
-            names(&container.root().inside("/cores"))?,
-            Vec::<String>::new()
-        );
-        drop(container);
-        daemon.stop(&sandbox)?;
-    }
-    Ok(())
 }
 
 #[test]
