@@ -28,11 +28,11 @@ pub struct HookFile {
     pub spool_max: u64,
     /// Bytes that must stay free on the spool's file system.
     pub keep_free: u64,
-    /// The program that answered keys before us.
+    /// The program that answered keys, or loaded modules, before us.
     pub program: PathBuf,
     /// How long that may take.
     pub pass_deadline: Duration,
-    /// Whether a key is refused while there is no daemon; else it goes to that program.
+    /// Whether a key or a module is refused while there is no daemon; else it goes to that program.
     pub refuse: bool,
 }
 
@@ -55,6 +55,9 @@ impl HookFile {
     /// Reads `directory/hook`.
     pub fn read(directory: &Path, hook: &str) -> Self {
         let mut file = Self::default();
+        if hook == "module" {
+            (file.program, file.deadline) = ("/sbin/modprobe".into(), Duration::from_millis(50));
+        }
         if let Some(text) = trusted(&directory.join(hook)) {
             file.parse(&text);
         }

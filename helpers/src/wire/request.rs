@@ -35,6 +35,8 @@ pub enum Hook {
     Core,
     /// /sbin/request-key.
     Key,
+    /// `kernel.modprobe`.
+    Module,
 }
 
 /// What one descriptor beside a request is.
@@ -90,6 +92,7 @@ impl Request {
         let hook = match self.hook {
             Hook::Core => 1,
             Hook::Key => 2,
+            Hook::Module => 3,
         };
         let fds: Vec<u8> = self.fds.iter().map(|fd| fd.code()).collect();
         let mut writer = Writer::new(MessageKind::Request);
@@ -121,6 +124,7 @@ impl Request {
                 HOOK => match field.u8()? {
                     1 => once(&mut hook, HOOK, Hook::Core)?,
                     2 => once(&mut hook, HOOK, Hook::Key)?,
+                    3 => once(&mut hook, HOOK, Hook::Module)?,
                     _ => return Err(DecodeError::Value(HOOK)),
                 },
                 ARGV => field.push(&mut argv, WORDS_MAX, WORD_MAX)?,

@@ -31,7 +31,7 @@ pub enum Verdict {
     Fallback,
     /// Start what stood before us.
     Pass {
-        /// How long it may take, in milliseconds; then the key is refused.
+        /// How long it may take, in milliseconds; then the key is refused. What loads modules is not waited for.
         deadline: u32,
     },
     /// The key gets this payload.

@@ -4,6 +4,7 @@
 //! and words to the daemon and stays until somebody holds the claim to the pipe. It decides nothing, parses nothing a
 //! tenant wrote, and where the daemon is not there or too late it keeps the core in the spool. For `request-key` it is
 //! the process that may answer: it asks, does what the daemon says with its children, and ends in time whatever they do.
+//! For `modprobe` it asks and becomes the host's modprobe, or refuses.
 
 #![no_main]
 
@@ -12,6 +13,7 @@ mod evidence;
 mod facts;
 mod key;
 mod link;
+mod module;
 mod run;
 mod spool;
 mod sys;
@@ -43,6 +45,7 @@ fn run() -> u8 {
     match Path::new(&name).file_name().map(OsStrExt::as_bytes) {
         Some(b"core") => core::run(words),
         Some(b"request-key") => key::serve(words),
+        Some(b"modprobe") => module::serve(words),
         _ => USAGE,
     }
 }
