@@ -238,7 +238,6 @@ impl Context<'_> {
             cgroup: run.cgroup,
             memory: run.memory,
             address_space: run.address_space,
-            core: run.core,
             files: run.files.clone(),
             authority: self.authority(run),
         }

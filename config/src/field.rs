@@ -37,6 +37,8 @@ pub enum Field {
     KeyDescription,
     KeyCallout,
     KeyCaller,
+    /// `match.module`: the alias.
+    Module,
 }
 
 /// What may be written as the value of a field.
@@ -64,7 +66,7 @@ pub(crate) enum Shape {
 
 impl Field {
     /// All fields, in the order in which they are looked at.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ProcessUid,
         Self::ProcessExe,
         Self::ProcessComm,
@@ -89,6 +91,7 @@ impl Field {
         Self::KeyDescription,
         Self::KeyCallout,
         Self::KeyCaller,
+        Self::Module,
     ];
 
     /// The key as rules write it, without `match.` and without a label's own key.
@@ -118,6 +121,7 @@ impl Field {
             Self::KeyDescription => "key.description",
             Self::KeyCallout => "key.callout",
             Self::KeyCaller => "key.caller",
+            Self::Module => "module",
         }
     }
 
@@ -138,7 +142,8 @@ impl Field {
             | Self::PodUid
             | Self::KeyType
             | Self::KeyDescription
-            | Self::KeyCallout => Shape::Globs,
+            | Self::KeyCallout
+            | Self::Module => Shape::Globs,
             Self::ContainerLabel | Self::PodLabel => Shape::Labels,
             Self::ContainerRuntime => Shape::Runtimes,
             Self::ProcessUserNamespace => Shape::UserNamespaces,
@@ -153,6 +158,7 @@ impl Field {
         match self.table() {
             "core" => Some(Kind::Core),
             "key" => Some(Kind::Key),
+            "module" => Some(Kind::Module),
             _ => None,
         }
     }
@@ -186,7 +192,7 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), Field::ALL.len());
-        assert_eq!(Field::ALL.len(), Field::KeyCaller as usize + 1);
+        assert_eq!(Field::ALL.len(), Field::Module as usize + 1);
     }
 
     #[test]

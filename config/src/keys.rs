@@ -97,7 +97,9 @@ impl Words {
     /// The words, in documentation order.
     pub fn list(self) -> Vec<&'static str> {
         match self {
-            Self::Kinds => vec![Kind::Core.as_str(), Kind::Key.as_str()],
+            Self::Kinds => [Kind::Core, Kind::Key, Kind::Module]
+                .map(Kind::as_str)
+                .to_vec(),
             Self::Callers => Caller::ALL.map(Caller::as_str).to_vec(),
             Self::Runtimes => Runtime::ALL.map(Runtime::as_str).to_vec(),
             Self::UserNamespaces => UserNamespace::ALL.map(UserNamespace::as_str).to_vec(),
@@ -247,7 +249,7 @@ mod tests {
         assert_eq!(RULES.known_below("limit"), ["rate", "concurrent"]);
         assert!(RULES.known_below("").contains(&"match"));
         assert!(RULES.known_below("").iter().all(|word| !word.contains('.')));
-        assert_eq!(RULES.later_below("match"), ["module", "umh"]);
+        assert_eq!(RULES.later_below("match"), ["umh"]);
         assert_eq!(SETTINGS.later_below(""), [""; 0]);
     }
 }

@@ -18,6 +18,7 @@ pub mod file;
 pub mod keys;
 pub mod keytype;
 pub mod matcher;
+pub mod module;
 pub mod placed;
 pub mod plan;
 pub mod rule;

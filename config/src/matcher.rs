@@ -114,6 +114,7 @@ impl<'a> View<'a> {
             Field::KeyDescription => text(key.map(|key| &key.description)),
             Field::KeyCallout => text(key.and_then(|key| key.callout.as_ref())),
             Field::KeyCaller => known(key.map(|key| Fact::Caller(key.caller))),
+            Field::Module => known(self.upcall.module().map(Fact::Text)),
             Field::Container
             | Field::ContainerRuntime
             | Field::ContainerName
@@ -172,7 +173,8 @@ fn container_fact<'a>(condition: &Condition, container: &'a ContainerFacts) -> F
         | Field::KeyType
         | Field::KeyDescription
         | Field::KeyCallout
-        | Field::KeyCaller => Fact::Present,
+        | Field::KeyCaller
+        | Field::Module => Fact::Present,
     }
 }
 

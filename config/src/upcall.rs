@@ -52,6 +52,8 @@ pub enum Upcall {
     Core(CoreUpcall),
     /// A key that wants instantiating.
     Key(KeyUpcall),
+    /// A module that wants loading, by the alias that the kernel asks for.
+    Module(Vec<u8>),
 }
 
 impl Upcall {
@@ -60,6 +62,7 @@ impl Upcall {
         match self {
             Self::Core(_) => Kind::Core,
             Self::Key(_) => Kind::Key,
+            Self::Module(_) => Kind::Module,
         }
     }
 
@@ -67,7 +70,7 @@ impl Upcall {
     pub fn core(&self) -> Option<&CoreUpcall> {
         match self {
             Self::Core(core) => Some(core),
-            Self::Key(_) => None,
+            Self::Key(_) | Self::Module(_) => None,
         }
     }
 
@@ -75,7 +78,15 @@ impl Upcall {
     pub fn key(&self) -> Option<&KeyUpcall> {
         match self {
             Self::Key(key) => Some(key),
-            Self::Core(_) => None,
+            Self::Core(_) | Self::Module(_) => None,
+        }
+    }
+
+    /// The alias, of a module.
+    pub fn module(&self) -> Option<&[u8]> {
+        match self {
+            Self::Module(alias) => Some(alias),
+            Self::Core(_) | Self::Key(_) => None,
         }
     }
 }

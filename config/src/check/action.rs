@@ -69,9 +69,8 @@ pub(super) fn action(
             "this rule does nothing",
             match kind {
                 Kind::Key => "add `run`, `answer`, `pass` or `deny`",
-                Kind::Core | Kind::Module | Kind::Umh => {
-                    "add `run`, `store`, `deliver`, `file`, `pass` or `deny`"
-                }
+                Kind::Module => "add `pass` or `deny`",
+                Kind::Core | Kind::Umh => "add `run`, `store`, `deliver`, `file`, `pass` or `deny`",
             },
         );
         return None;

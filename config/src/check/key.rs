@@ -66,6 +66,14 @@ pub(super) fn other_kinds(report: &mut Report, table: &Table<'_>, kind: Kind) {
             report.mistake(Code::WrongKind, item.key, message, why);
         }
     }
+    // A module is the whole kernel's: the host's modprobe loads it, or nobody does.
+    for word in ["run", "on_failure"] {
+        if let Some(item) = table.item(word).filter(|_| kind == Kind::Module) {
+            let message = format!("`{word}` does not go with `upcall = \"module\"`");
+            let label = "modules are loaded by the host's own modprobe only: `pass` or `deny`";
+            report.mistake(Code::WrongKind, item.key, message, label);
+        }
+    }
 }
 
 /// `answer`.

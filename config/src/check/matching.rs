@@ -40,13 +40,7 @@ pub(super) fn conditions(
             .find_map(Field::only_in)
             .filter(|only| *only != kind)
         {
-            let message = format!("`{}` goes with `upcall = \"{only}\"` only", item.name);
-            report.mistake(
-                Code::WrongKind,
-                item.key.clone(),
-                message,
-                format!("this rule is for {kind}"),
-            );
+            other_kind(report, &item, only, kind);
             continue;
         }
         let Some(inner) = item.rule_table(report) else {
@@ -64,8 +58,21 @@ pub(super) fn conditions(
             conditions.push(plain(field, Test::Present, &item));
         }
     }
+    if let Some(item) = table.item("module") {
+        if kind == Kind::Module {
+            read(report, Field::Module, &item, &mut conditions);
+        } else {
+            other_kind(report, &item, Kind::Module, kind);
+        }
+    }
     bound_patterns(report, item, &conditions, costly);
     conditions
+}
+
+fn other_kind(report: &mut Report, item: &Item<'_>, only: Kind, kind: Kind) {
+    let message = format!("`{}` goes with `upcall = \"{only}\"` only", item.name);
+    let label = format!("this rule is for {kind}");
+    report.mistake(Code::WrongKind, item.key.clone(), message, label);
 }
 
 fn plain(field: Field, test: Test, item: &Item<'_>) -> Condition {

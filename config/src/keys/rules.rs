@@ -187,6 +187,13 @@ pub(super) const KNOWN: &[Key] = &[
     of_keys::CALLOUT,
     of_keys::CALLER,
     key(
+        "match.module",
+        Value::Globs,
+        "any",
+        r#"["rtnl-link-*", "net-pf-*"]"#,
+        "the alias that the kernel asks for, the tenant's own words in part",
+    ),
+    key(
         "run",
         Value::Table,
         "off",
@@ -247,13 +254,6 @@ pub(super) const KNOWN: &[Key] = &[
         "none",
         r#""2GiB""#,
         "RLIMIT_AS",
-    ),
-    key(
-        "run.core",
-        Value::Flag,
-        "true",
-        "false",
-        "whether its stdin is the core; without it the process is held for it to look at",
     ),
     key(
         "run.without_user_namespace",
@@ -431,4 +431,4 @@ pub(super) const KNOWN: &[Key] = &[
 ];
 
 /// Keys of a rule that a later version will know.
-pub(super) const LATER: &[&str] = &["match.module", "match.umh"];
+pub(super) const LATER: &[&str] = &["match.umh"];

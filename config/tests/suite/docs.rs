@@ -94,6 +94,13 @@ fn generated(name: &str) -> Option<String> {
         "keys" => out = keys_table(&RULES),
         "containers" => out = keys_table(&CONTAINERS),
         "settings" => out = keys_table(&SETTINGS),
+        "families" => {
+            out.push_str("| alias | who can make the kernel ask | by |\n|---|---|---|\n");
+            for family in upcall_config::module::FAMILIES {
+                let (glob, asker, by) = (family.glob, family.asker, family.by);
+                writeln!(out, "| `{glob}` | `{asker}` | {by} |").unwrap();
+            }
+        }
         "placeholders" => {
             out.push_str("| placeholder | filled in |\n|---|---|\n");
             for placeholder in Placeholder::ALL {
@@ -146,7 +153,7 @@ fn the_tables_in_docs_are_current() {
             None => made.push_str(rest),
         }
     }
-    assert_eq!(seen.len(), 6, "{seen:?}");
+    assert_eq!(seen.len(), 7, "{seen:?}");
     current("rules.md", &made);
 }
 
@@ -221,7 +228,12 @@ fn every_example_in_a_paragraph_is_right() {
             "deny.ttl",
         ];
         let of_keys = of_keys.iter().any(|word| path.starts_with(word));
-        let kind = if of_keys { "key" } else { "core" };
+        let of_modules = path == "match.module";
+        let kind = match (of_keys, of_modules) {
+            (true, _) => "key",
+            (false, true) => "module",
+            (false, false) => "core",
+        };
         let rest = rest.split("\n#").next().unwrap();
         for example in rest.split('`').skip(1).step_by(2) {
             if !example.contains(" = ") || example.starts_with('[') {
@@ -237,7 +249,7 @@ fn every_example_in_a_paragraph_is_right() {
             {
                 rule.push_str(if example.starts_with("on_failure") {
                     "run = { in = \"host\", command = [\"/x\"] }\n"
-                } else if of_keys {
+                } else if of_keys || of_modules {
                     "pass = {}\n"
                 } else {
                     "store = {}\n"

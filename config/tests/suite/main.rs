@@ -19,6 +19,8 @@ mod keys;
 #[cfg(test)]
 mod matching;
 #[cfg(test)]
+mod modules;
+#[cfg(test)]
 mod placed;
 #[cfg(test)]
 mod properties;

@@ -50,7 +50,7 @@ fn every_shipped_file_is_without_a_mistake_alone_and_before_the_defaults() {
     );
     right(&load_texts(settings, &[default]), "defaults");
     let examples = below("examples");
-    assert_eq!(examples.len(), 4);
+    assert_eq!(examples.len(), 5);
     for path in examples {
         let text = fs::read_to_string(&path).unwrap();
         let alone = load_texts(None, &[(&path, &text)]);
