@@ -120,15 +120,8 @@ impl Admit {
             Some((rule, limit)) => self.enter_rule(rule, limit, tenant)?,
             None => None,
         };
-        let per_container = self.settings.per_container;
         let [places, waiting, turn] = self.places(tenant);
-        let crowded = || Refused::Limit {
-            reason: Reason::Concurrency,
-            message: format!(
-                "{per_container} of its upcalls are being handled already \
-                 (limits.per_container in upcalld.toml)"
-            ),
-        };
+        let crowded = || self.crowded();
         let tenant = if let Ok(permit) = Arc::clone(&places).try_acquire_owned() {
             permit
         } else {
@@ -152,6 +145,42 @@ impl Admit {
             _rule: rule,
             turn: turn.ok().and_then(Result::ok),
         })
+    }
+
+    /// Asks for a place that is free now: for upcalls that cannot wait. Those of one tenant run beside each other.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn enter_now(
+        &self,
+        tenant: &Tenant,
+        rule: Option<(&RuleRef, Limit)>,
+    ) -> Result<Ticket, Refused> {
+        let rule = match rule {
+            Some((rule, limit)) => self.enter_rule(rule, limit, tenant)?,
+            None => None,
+        };
+        let [places, _, _] = self.places(tenant);
+        let crowded = |_| self.crowded();
+        Ok(Ticket {
+            _tenant: places.try_acquire_owned().map_err(crowded)?,
+            _global: Arc::clone(&self.global)
+                .try_acquire_owned()
+                .map_err(|_| Refused::Overload)?,
+            _rule: rule,
+            turn: None,
+        })
+    }
+
+    fn crowded(&self) -> Refused {
+        let per_container = self.settings.per_container;
+        Refused::Limit {
+            reason: Reason::Concurrency,
+            message: format!(
+                "{per_container} of its upcalls are being handled already \
+                 (limits.per_container in upcalld.toml)"
+            ),
+        }
     }
 
     /// How many upcalls hold a place of the global limit.

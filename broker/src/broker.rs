@@ -10,6 +10,7 @@ mod kept;
 mod key;
 mod log;
 mod missed;
+mod module;
 mod perform;
 mod post;
 mod reason;
@@ -40,6 +41,7 @@ use crate::identify::{self, Lost, Origin};
 use crate::intake::call::CoreCall;
 use crate::intake::shim::Late;
 use crate::launch::{Launcher, Slot};
+use crate::linux::modreq::Watch;
 use crate::linux::parse::CgroupLine;
 use crate::metrics::Metrics;
 use crate::resolve::{Container, Resolution, Resolver};
@@ -52,6 +54,7 @@ pub(crate) use clock::monotonic;
 use cmdline::Cmdlines;
 use draft::Draft;
 use missed::Missed;
+use module::Modules;
 use post::Posts;
 use refusals::Refusals;
 
@@ -96,6 +99,7 @@ pub struct Broker {
     admit: Admit,
     /// The same limits for keys, counted apart: nobody's crash waits for his own keys.
     keys: Admit,
+    modules: Modules,
     launcher: Arc<Launcher>,
     records: Records,
     cores: File,
@@ -140,6 +144,7 @@ impl Broker {
         settings: Settings,
         policy: Arc<Policy>,
         launcher: Arc<Launcher>,
+        watch: Watch,
     ) -> anyhow::Result<Self> {
         let cores = places.state.join("cores");
         std::fs::create_dir_all(&cores)?;
@@ -151,6 +156,7 @@ impl Broker {
             resolver: Resolver::new(&settings.runtimes, Some(launcher.cgroups()))?,
             admit: Admit::new(settings.limits),
             keys: Admit::new(settings.limits),
+            modules: Modules::new(settings.limits, watch),
             records: Records::create(&places.state)?,
             cores: File::open(&cores)?,
             ledger: Ledger::new(settings.store)?,
@@ -467,6 +473,7 @@ impl Broker {
     /// Ends what is put together and not written yet, before the daemon ends.
     pub fn flush(&self) {
         self.launcher.tidy();
+        self.modules.watch.end();
         for draft in self.refusals.take_all() {
             let (record, micros) = draft.finish();
             let result = self.records.write(&record, micros);

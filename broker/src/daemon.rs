@@ -34,6 +34,7 @@ use crate::hooks::watch::HookWatch;
 use crate::launch::{Launcher, OwnPrograms, Process};
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::SealedProgram;
+use crate::linux::modreq::{self, TraceError, Tracefs};
 use crate::metrics;
 use crate::options::Options;
 use crate::policy::Policies;
@@ -62,12 +63,14 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         place: seal(&options.libexec, "upcall-place")?,
         enter: image,
     };
-    // The last thing that takes more than what is kept.
+    // The last things that take more than what is kept.
+    let tracefs = Tracefs::mount();
     let cgroups = Cgroups::mount().context("cgroups")?;
     let launcher = Started {
         process,
         cgroups,
         own,
+        tracefs,
     };
     armour::put_on()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -88,11 +91,23 @@ fn seal(libexec: &Path, name: &str) -> anyhow::Result<SealedProgram> {
     SealedProgram::copy(&path).with_context(|| format!("{}", path.display()))
 }
 
+/// What our events of tracefs are called, for all of the host to see: each daemon has its own.
+fn trace_name(run: &Path) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    if run == Options::default().run {
+        return "upcalld".to_owned();
+    }
+    let mut hasher = DefaultHasher::new();
+    run.hash(&mut hasher);
+    format!("upcalld_{:016x}", hasher.finish())
+}
+
 /// What was made before the armour was put on.
 struct Started {
     process: Process,
     cgroups: Cgroups,
     own: OwnPrograms,
+    tracefs: Result<Tracefs, TraceError>,
 }
 
 async fn serve(
@@ -108,12 +123,12 @@ async fn serve(
         process,
         cgroups,
         own,
+        tracefs,
     } = launcher;
-    let launcher = Launcher::attach(process, cgroups, own).context("the launcher")?;
-    let launcher = Arc::new(launcher);
+    let launcher = Launcher::attach(process, cgroups, own).map(Arc::new);
+    let launcher = launcher.context("the launcher")?;
     let mut gone = tokio::spawn(Arc::clone(&launcher).serve());
-    let broker = broker(&options, policy, settings, Arc::clone(&launcher))?;
-    show_records(&options.state).context("records for the group upcall")?;
+    let broker = broker(&options, policy, settings, &launcher, tracefs)?;
     broker.close_former();
     broker.know_kept();
     let hooks = Arc::new(HookWatch::new(
@@ -254,7 +269,8 @@ fn broker(
     options: &Options,
     policy: Arc<Policy>,
     settings: Settings,
-    launcher: Arc<Launcher>,
+    launcher: &Arc<Launcher>,
+    tracefs: Result<Tracefs, TraceError>,
 ) -> anyhow::Result<Arc<Broker>> {
     let places = Places {
         state: options.state.clone(),
@@ -262,7 +278,14 @@ fn broker(
         hooks: options.hooks.clone(),
         stop_at: options.stop_at.clone(),
     };
-    Broker::new(places, settings, policy, launcher).map(Arc::new)
+    let watch = modreq::Watch::new(tracefs, trace_name(&options.run));
+    let broker = Broker::new(places, settings, policy, Arc::clone(launcher), watch)?;
+    show_records(&options.state).context("records for the group upcall")?;
+    // Else with the first request, which nobody has seen then.
+    if options.hooks.join("module").exists() {
+        broker.watch_modules();
+    }
+    Ok(Arc::new(broker))
 }
 
 /// Lets running work finish; what the launcher has begun goes on without us.

@@ -1,6 +1,7 @@
 //! A record in the making.
 
 mod key;
+mod module;
 mod past;
 
 use std::collections::BTreeMap;
@@ -72,6 +73,7 @@ impl Draft {
             actions: Vec::new(),
             core: None,
             key: None,
+            module: None,
         };
         Self {
             record,

@@ -20,6 +20,8 @@ pub(super) struct Key {
     rule: Option<RuleRef>,
     tenant: Tenant,
     reason: Reason,
+    /// What was asked for, where that is kept apart.
+    about: Vec<u8>,
 }
 
 impl Key {
@@ -28,38 +30,52 @@ impl Key {
             rule: rule.cloned(),
             tenant: tenant.clone(),
             reason,
+            about: Vec::new(),
         }
     }
 }
 
 /// Refusals that are not written yet.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<HashMap<Key, Draft>>);
+pub(super) struct Refusals(Mutex<HashMap<Key, Option<Draft>>>);
 
 impl Refusals {
     /// Adds one. The first of its kind is written after the window, with the number of all that came meanwhile.
     pub(super) fn add(&self, key: Key, draft: Draft, broker: &Arc<Broker>) {
-        {
-            let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(first) = pending.get_mut(&key) {
-                first.count();
-                return;
-            }
-            pending.insert(key.clone(), draft);
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !more(&mut pending, &key, draft) {
+            write_later(key, broker);
         }
-        let broker = Arc::clone(broker);
-        tokio::spawn(async move {
-            tokio::time::sleep(WINDOW).await;
-            let draft = broker
-                .refusals
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&key);
-            if let Some(draft) = draft {
-                broker.written(draft);
-            }
+    }
+
+    /// Adds one that is kept apart by what was asked for, up to so many of one tenant, rule and reason. The first of its
+    /// kind is given back, to be written now; the rest of the window is one record.
+    pub(super) fn first(
+        &self,
+        mut key: Key,
+        about: &[u8],
+        most: usize,
+        draft: Draft,
+        broker: &Arc<Broker>,
+    ) -> Option<Draft> {
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let apart = pending.keys().filter(|other| {
+            let same = other.rule == key.rule && other.tenant == key.tenant;
+            same && other.reason == key.reason && other.about != about
         });
+        if apart.count() < most {
+            about.clone_into(&mut key.about);
+        }
+        if let Some(more) = pending.get_mut(&key) {
+            match more {
+                Some(first) => first.count(),
+                None => *more = Some(draft),
+            }
+            return None;
+        }
+        pending.insert(key.clone(), None);
+        write_later(key, broker);
+        Some(draft)
     }
 
     /// Everything that is not written yet.
@@ -68,7 +84,31 @@ impl Refusals {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .drain()
-            .map(|(_, draft)| draft)
+            .filter_map(|(_, draft)| draft)
             .collect()
     }
+}
+
+/// Counts one more of the same; else it is the first.
+fn more(pending: &mut HashMap<Key, Option<Draft>>, key: &Key, draft: Draft) -> bool {
+    if let Some(Some(first)) = pending.get_mut(key) {
+        first.count();
+        return true;
+    }
+    pending.insert(key.clone(), Some(draft)).is_some()
+}
+
+fn write_later(key: Key, broker: &Arc<Broker>) {
+    let broker = Arc::clone(broker);
+    tokio::spawn(async move {
+        tokio::time::sleep(WINDOW).await;
+        let pending = &broker.refusals.0;
+        let draft = pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+        if let Some(draft) = draft.flatten() {
+            broker.written(draft);
+        }
+    });
 }

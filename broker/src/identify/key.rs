@@ -84,8 +84,8 @@ pub fn identify(call: &KeyCall) -> Result<Origin, Box<Lost>> {
             "it is in a pid namespace that is not below the host's",
         ));
     }
-    let origin =
-        read(authorisation.thread).map_err(|errno| lost(&format!("reading it: {errno}")))?;
+    let origin = read(authorisation.thread, Evidence::AuthKey)
+        .map_err(|errno| lost(&format!("reading it: {errno}")))?;
     // The last word: while the shim lives its requester waits, and what was read was its own.
     let verified = origin.process.verify().and_then(|()| shim.verify());
     verified.map_err(|_| lost("it or the shim was gone while it was looked at"))?;
@@ -93,7 +93,7 @@ pub fn identify(call: &KeyCall) -> Result<Origin, Box<Lost>> {
 }
 
 /// The thread's own ids and namespaces, which may be others than its process's.
-fn read(thread: u32) -> Result<Origin, Errno> {
+pub(super) fn read(thread: u32, evidence: Evidence) -> Result<Origin, Errno> {
     let directory = ProcDir::open(thread)?;
     let status = directory.status()?;
     let pid = *status.pids.first().ok_or(Errno::EBADMSG)?;
@@ -108,7 +108,7 @@ fn read(thread: u32) -> Result<Origin, Errno> {
     Ok(Origin {
         process,
         tid: thread,
-        evidence: Evidence::AuthKey,
+        evidence,
         stat: directory.stat()?,
         cgroups: directory.cgroups()?,
         exe: directory.exe().ok(),
@@ -124,5 +124,5 @@ fn read(thread: u32) -> Result<Origin, Errno> {
 /// # Errors
 /// `ESRCH` and the like where there is none.
 pub fn look(pid: u32) -> Result<Origin, Errno> {
-    read(pid)
+    read(pid, Evidence::AuthKey)
 }

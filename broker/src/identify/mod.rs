@@ -3,6 +3,7 @@
 pub mod core;
 pub mod dumping;
 pub mod key;
+pub mod module;
 pub mod past;
 
 use upcall_config::facts::ProcessFacts;
@@ -22,6 +23,10 @@ pub enum Evidence {
     NumberChecked,
     /// The kernel made an authorisation key that names it, and it waits while the shim lives.
     AuthKey,
+    /// The kernel's own two functions, by kprobe events: this thread asked, and it waits while the shim lives.
+    Kprobe,
+    /// It is the only thread on the host that waits for a module.
+    Scan,
 }
 
 impl Evidence {
@@ -31,6 +36,8 @@ impl Evidence {
             Self::KernelPidfd => "kernel_pidfd",
             Self::NumberChecked => "number_checked",
             Self::AuthKey => "auth_key",
+            Self::Kprobe => "kprobe",
+            Self::Scan => "scan",
         }
     }
 }

@@ -3,5 +3,6 @@
 pub mod call;
 pub mod coresock;
 pub mod key;
+pub mod module;
 pub mod shim;
 pub mod spool;

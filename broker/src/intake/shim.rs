@@ -8,6 +8,7 @@ use upcall_helpers::wire::{DecodeError, Hook, ID_LENGTH, Request, RequestFd};
 
 use super::call::{Caller, CoreCall, KernelPipe};
 use super::key::{self, KeyCall};
+use super::module::{self, ModuleCall};
 use crate::identify::core::{CoreWords, WordsError};
 use crate::linux::namespace::{self, Ns, NsSet};
 use crate::linux::parse::Stat;
@@ -27,6 +28,8 @@ pub enum Call {
     Core(CoreCall),
     /// A key.
     Key(KeyCall),
+    /// A module.
+    Module(ModuleCall),
 }
 
 /// Why a connection is no upcall.
@@ -101,6 +104,10 @@ pub async fn take(
     if request.hook == Hook::Key {
         let process = checked.map(|(_, process)| process);
         return key::call(request, process, connection).map(Call::Key);
+    }
+    if request.hook == Hook::Module {
+        let process = checked.map(|(started, process)| (process, started));
+        return module::call(request, process, connection).map(Call::Module);
     }
     let (mut pipe, mut claim, mut pidfd) = (None, None, None);
     for (what, fd) in request.fds.iter().zip(received.fds) {

@@ -2,12 +2,18 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use upcall_helpers::sys as calls;
+use upcall_helpers::wire::WaitStatus;
 
 use super::parse;
 use super::sys;
+
+/// How long a process that has ended is waited for to be reaped, in milliseconds.
+const REAPED_WITHIN: u32 = 20;
 
 /// One process, from first touch to last. Comparing numbers compares nothing: they are used again. Two references are
 /// to the same process where [`PidRef::is_same`] says so.
@@ -79,6 +85,23 @@ impl PidRef {
     /// [`Gone`].
     pub fn verify(&self) -> Result<(), Gone> {
         calls::pidfd_send_signal(self.fd(), 0).map_err(|_| Gone)
+    }
+
+    /// Waits for its end, for as long as that takes; `None` where the kernel does not say how it ended, which it does
+    /// from 6.15 on, once the parent has taken its leave.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub async fn ended(&self) -> std::io::Result<Option<WaitStatus>> {
+        let fd = sys::watch(self.fd.try_clone()?)?;
+        drop(fd.readable().await?);
+        for _ in 0..REAPED_WITHIN {
+            match sys::pidfd_exit(self.fd()) {
+                Err(Errno::EAGAIN) => tokio::time::sleep(Duration::from_millis(1)).await,
+                ended => return Ok(ended.ok()),
+            }
+        }
+        Ok(None)
     }
 
     /// Whether both are the same process: a pidfd's inode is its process's own on kernels since 6.9; before, all

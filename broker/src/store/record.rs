@@ -23,7 +23,7 @@ pub struct Record {
     pub version: u32,
     /// Eight characters.
     pub id: String,
-    /// `core` or `key`; `module` and `umh` in later versions.
+    /// `core`, `key` or `module`; `umh` in later versions.
     pub kind: String,
     /// When the kernel asked: RFC 3339, UTC.
     pub time: String,
@@ -56,6 +56,9 @@ pub struct Record {
     /// What is particular to a key.
     #[serde(default)]
     pub key: Option<Key>,
+    /// What is particular to a module.
+    #[serde(default)]
+    pub module: Option<Module>,
 }
 
 /// How an upcall ended.
@@ -156,7 +159,7 @@ pub struct Pod {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Evidence {
-    /// `kernel_pidfd`, `number_checked`, `auth_key`; `null` where the process is not known.
+    /// `kernel_pidfd`, `number_checked`, `auth_key`, `kprobe`, `scan`; `null` where the process is not known.
     pub process: Option<String>,
     /// How many processes it could have been.
     pub candidates: u32,
@@ -328,6 +331,18 @@ impl Action {
     }
 }
 
+/// What the kernel wants loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Module {
+    /// What it is asked for by, the tenant's own words in part.
+    pub alias: String,
+    /// The family of such aliases, as `net-pf-*`; `null` for one that is not known.
+    pub family: Option<String>,
+    /// Who can make the kernel ask: `any_user`, `any_user_namespace` (root of one), `host_root`; `null`: not known.
+    pub who_can_ask: Option<String>,
+}
+
 /// What the kernel said about a crash.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -428,7 +443,7 @@ mod tests {
             "evidence": Evidence::default(), "verdict": Verdict::default(), "outcome": "done",
             "reason": null, "message": null, "timings_us": Timings::default(),
             "actions": [Action::new("run")], "core": Core::default(),
-            "key": Key::default(),
+            "key": Key::default(), "module": Module::default(),
         });
         let record: Record = serde_json::from_value(record).unwrap();
         let record = serde_json::to_value(record).unwrap();
@@ -447,6 +462,7 @@ mod tests {
             ("/actions/0", "Action"),
             ("/core", "Core"),
             ("/key", "Key"),
+            ("/module", "Module"),
         ] {
             let found = record.pointer(field).unwrap().as_object().unwrap();
             assert_eq!(names(found), properties(&schema["$defs"][of]), "{of}");

@@ -279,6 +279,7 @@ fn blank(id: &str, time: &str) -> Record {
         timings_us: Timings::default(),
         actions: Vec::new(),
         key: None,
+        module: None,
         core: Some(Core {
             hook: "pipe".to_owned(),
             signal: text("SEGV"),

@@ -96,10 +96,15 @@ fn process(record: &Record, look: &Look) -> String {
     }
 }
 
-/// The signal and how much there was of the core.
+/// The signal and how much there was of the core; of a module, its alias.
 fn what(record: &Record, look: &Look) -> String {
     let core = record.core.as_ref();
-    let signal = core.and_then(|core| core.signal.as_deref()).unwrap_or("?");
+    let signal = core.and_then(|core| core.signal.as_deref());
+    let alias = record
+        .module
+        .as_ref()
+        .map(|module| theirs(&module.alias, look));
+    let signal = signal.or(alias.as_deref()).unwrap_or("?");
     let much = match (record.count, size(record)) {
         (2.., _) if look.terminal => Some(format!("x{} in {TOGETHER} s", record.count)),
         (2.., _) => Some(format!("x{}", record.count)),

@@ -13,6 +13,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 
+use upcall_helpers::wire::WaitStatus;
+
 use abi::{BpfLoad, PidfdCoreInfo, PidfdInfo};
 
 /// What `PIDFD_GET_INFO` (6.13) says about a process that is there.
@@ -44,6 +46,28 @@ pub fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<ProcessInfo, Errno> {
     Ok(ProcessInfo {
         pid: info.tgid,
         cgroup: info.cgroupid,
+    })
+}
+
+/// How a process ended, `PIDFD_INFO_EXIT` of 6.15.
+///
+/// # Errors
+/// `EAGAIN` where it was not reaped yet; `ENOTTY` or `EINVAL` on a kernel without it.
+pub fn pidfd_exit(pidfd: BorrowedFd<'_>) -> Result<WaitStatus, Errno> {
+    let mut info = PidfdInfo {
+        mask: abi::PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: as in pidfd_info.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    Errno::result(result)?;
+    if info.mask & abi::PIDFD_INFO_EXIT == 0 {
+        return Err(Errno::EAGAIN);
+    }
+    let [low, high, ..] = info.exit_code.to_le_bytes();
+    Ok(match low & 0x7f {
+        0 => WaitStatus::Exited(high),
+        signal => WaitStatus::Signaled(signal),
     })
 }
 

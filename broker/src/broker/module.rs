@@ -1,0 +1,306 @@
+//! One module from its arrival to its record. The order is a core's; what is different: whoever asked waits, and behind
+//! fifty of them the whole host, so nothing here waits for anybody, and the answer goes out before the record is
+//! written. What may be loaded is loaded by the host's own modprobe, which the shim becomes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tracing::warn;
+use upcall_config::decide::{Decision, Verdict, decide};
+use upcall_config::facts::{Facts, Reason};
+use upcall_config::rule::{Policy, Rule};
+use upcall_config::settings::LimitSettings;
+use upcall_config::upcall::Upcall;
+use upcall_helpers::wire::{self, Event, Report, WaitStatus};
+
+use super::clock::Clock;
+use super::draft::Draft;
+use super::reason::{self, Explained};
+use super::{Broker, facts, monotonic, refusals};
+use crate::admit::{Admit, Refused, Tenant};
+use crate::identify::module as identify;
+use crate::identify::{Lost, Origin};
+use crate::intake::module::ModuleCall;
+use crate::linux::modreq::{Requests, Watch};
+use crate::resolve::Resolution;
+use crate::store::id;
+use crate::store::record::{Action, Outcome};
+
+/// The shim says that it goes on as soon as it is told to.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long modprobe is followed; it is not ended then, only the record is closed.
+const FOLLOWED: Duration = Duration::from_mins(1);
+
+/// Of one tenant so many aliases that are refused have records of their own within ten seconds; the rest share one.
+const ALIASES_MAX: usize = 16;
+
+/// What answering modules needs beside the rest.
+#[derive(Debug)]
+pub(super) struct Modules {
+    /// The same limits as for cores, counted apart.
+    limits: Admit,
+    /// Who asks.
+    pub(super) watch: Watch,
+}
+
+impl Modules {
+    /// With these limits.
+    pub(super) fn new(limits: LimitSettings, watch: Watch) -> Self {
+        Self {
+            limits: Admit::new(limits),
+            watch,
+        }
+    }
+}
+
+/// A module that is understood and not yet acted on.
+struct Examined {
+    clock: Clock,
+    draft: Draft,
+    facts: Facts,
+    policy: Arc<Policy>,
+    decision: Decision,
+    /// How many may have asked.
+    candidates: usize,
+}
+
+impl Broker {
+    /// Answers one request for a module.
+    pub async fn module(self: Arc<Self>, call: ModuleCall) {
+        let mut seen = match self.examine_module(&call).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                warn!("a module is refused: {error}");
+                return deny(&call);
+            }
+        };
+        if call.process.is_none() {
+            let why = "the shim's deadline was over";
+            return self.refuse_module(&call, seen, Reason::Late, why);
+        }
+        let plan = match &seen.decision.verdict {
+            Verdict::Do(plan) => plan.clone(),
+            Verdict::Deny(denial) if seen.candidates > 1 => {
+                let why = format!(
+                    "one of {} processes asked, and for one of them the answer is: {}",
+                    seen.candidates, denial.reason
+                );
+                return self.refuse_module(&call, seen, Reason::Ambiguous, &why);
+            }
+            Verdict::Deny(denial) => {
+                let why = Arc::clone(&denial.reason);
+                return self.refuse_module(&call, seen, Reason::Rule, &why);
+            }
+        };
+        let tenant = Tenant::of(&seen.facts);
+        let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
+        let limit = rule.and_then(|rule| Some((rule.source().clone(), plan.limit()?)));
+        let limit = limit.as_ref().map(|(rule, limit)| (rule, *limit));
+        let ticket = match self.modules.limits.enter_now(&tenant, limit) {
+            Ok(ticket) => ticket,
+            Err(Refused::Limit { reason, message }) => {
+                return self.refuse_module(&call, seen, reason, &message);
+            }
+            Err(Refused::Overload) => {
+                return self.refuse_module(&call, seen, Reason::HandedBack, "everything is busy");
+            }
+        };
+        seen.draft.timings().admit = seen.clock.step();
+        let open = match self.records.open(seen.draft.record()) {
+            Ok(open) => open,
+            Err(error) => {
+                warn!("a module is refused: {error}");
+                return deny(&call);
+            }
+        };
+        seen.draft.timings().record = seen.clock.step();
+        self.stop_at("opened");
+        let action = self.pass_module(&call, &mut seen).await;
+        drop(ticket);
+        let outcome = action.outcome;
+        let wrong = action.message.clone().map(|message| Explained {
+            reason: if action.stage.is_some() {
+                Reason::HelperMissing
+            } else {
+                Reason::Late
+            },
+            message,
+        });
+        seen.draft.key_done(vec![action], outcome, wrong);
+        seen.draft.timings().actions = seen.clock.step();
+        let (record, micros) = seen.draft.finish();
+        let result = self.records.close(open, &record, micros);
+        self.told(record, result);
+    }
+
+    /// Identifies, resolves, decides: everything that changes nothing. Where several may have asked, the one for whom the
+    /// answer is no decides.
+    async fn examine_module(self: &Arc<Self>, call: &ModuleCall) -> Result<Examined, Errno> {
+        let mut clock = Clock::new(call.started);
+        let mut draft = Draft::new(&self.node, call.id.map(id::text))?;
+        draft.timings().accept = clock.step();
+        let (origins, lost) = match identify::identify(call, self.requests()).await {
+            Ok(origins) => (origins, None),
+            Err(lost) => (Vec::new(), Some(lost)),
+        };
+        draft.timings().identify = clock.step();
+
+        let policy = self.policy();
+        let upcall = Upcall::Module(call.alias.clone());
+        let decided = |known: Result<&Origin, &Lost>| {
+            let resolve = |origin| self.resolver.resolve(origin, policy.containers());
+            let resolution = known.map_or_else(|_| Resolution::default(), resolve);
+            let facts = facts::key(known, &resolution);
+            let decision = decide(&policy, &upcall, &facts, draft.id());
+            (resolution, facts, decision)
+        };
+        let denied = |of: &(Resolution, Facts, Decision)| matches!(of.2.verdict, Verdict::Deny(_));
+        let mut found = None;
+        for origin in &origins {
+            let next = decided(Ok(origin));
+            let stop = denied(&next);
+            if found.is_none() || stop {
+                found = Some((Ok(origin), next));
+            }
+            if stop {
+                break;
+            }
+        }
+        let (known, (resolution, facts, decision)) = match (found, &lost) {
+            (Some(found), _) => found,
+            (None, Some(lost)) => (Err(&**lost), decided(Err(lost))),
+            (None, None) => return Err(Errno::ESRCH),
+        };
+        draft.timings().resolve = clock.step();
+        draft.describe_module(&call.alias, known, origins.len(), &resolution, &facts);
+        draft.decided(&policy, &upcall, &facts, &decision);
+        draft.timings().decide = clock.step();
+        drop(upcall);
+        Ok(Examined {
+            clock,
+            draft,
+            facts,
+            policy,
+            decision,
+            candidates: origins.len(),
+        })
+    }
+
+    /// The kernel's own word on who asks, where it can be had; begun with the first request at the latest.
+    fn requests(self: &Arc<Self>) -> Option<&Requests> {
+        let requests = self.modules.watch.requests();
+        if requests.is_none() {
+            let broker = Arc::clone(self);
+            tokio::task::spawn_blocking(move || broker.watch_modules());
+        }
+        requests?.ok()
+    }
+
+    /// Begins to watch who asks for modules.
+    pub fn watch_modules(&self) {
+        self.modules.watch.begin();
+        if let Some(Err(error)) = self.modules.watch.requests() {
+            warn!(
+                "who asks for modules is found by a scan of /proc, and what is ambiguous is refused: {error}"
+            );
+        }
+    }
+
+    /// Has the shim become modprobe, and follows that.
+    async fn pass_module(&self, call: &ModuleCall, seen: &mut Examined) -> Action {
+        let mut action = Action::new("pass");
+        let end = tokio::time::Instant::now() + PATIENCE;
+        let pass = wire::Verdict::Pass { deadline: 0 };
+        let told = tell(call, &pass);
+        let mut went_on = None;
+        while told.is_ok()
+            && let Ok(Ok(received)) = tokio::time::timeout_at(end, call.shim.receive()).await
+            // It becomes modprobe, which closes the socket.
+            && let Ok(report) = Report::decode(&received.record)
+        {
+            match report.event {
+                Event::Started { .. } => went_on = Some(report.time),
+                Event::Failed { stage, errno } => {
+                    let errno = Errno::from_raw(i32::try_from(errno).unwrap_or(0));
+                    action.outcome = Outcome::Failed;
+                    action.stage = Some(stage.as_str().to_owned());
+                    action.errno = Some(reason::name(errno));
+                    let message = format!(
+                        "the host's modprobe cannot be executed: {}; help: `program` in the hook's file",
+                        reason::name(errno)
+                    );
+                    action.message = Some(message);
+                    return action;
+                }
+                Event::Ended { .. }
+                | Event::Stored { .. }
+                | Event::Gone { .. }
+                | Event::Answered { .. } => {}
+            }
+        }
+        let Some(went_on) = went_on else {
+            action.outcome = Outcome::Failed;
+            action.message = Some("the shim did not wait for the answer".to_owned());
+            return action;
+        };
+        seen.draft.timings().launch = seen.clock.since_step(went_on);
+        action.outcome = Outcome::Done;
+        if let Some((shim, _)) = &call.process {
+            let status = tokio::time::timeout(FOLLOWED, shim.ended()).await;
+            let held = Clock::new(call.started).since_start(monotonic());
+            seen.draft.timings().held = held;
+            action.duration_us = monotonic().checked_sub(went_on).map(|ns| ns / 1000);
+            match status {
+                // Not 0 where it has no such module, which the kernel asks for all the time.
+                Ok(Ok(Some(WaitStatus::Exited(code)))) => action.exit_code = Some(code),
+                Ok(Ok(Some(WaitStatus::Signaled(signal)))) => {
+                    action.signal = Some(reason::signal_name(signal));
+                }
+                // What the kernel does not say, or not yet.
+                Ok(Ok(None) | Err(_)) | Err(_) => {}
+            }
+        }
+        action
+    }
+
+    /// Refuses. The first of a container's refusals of one alias is told at once; more within ten seconds are one record
+    /// with their number.
+    fn refuse_module(
+        self: &Arc<Self>,
+        call: &ModuleCall,
+        mut seen: Examined,
+        reason: Reason,
+        message: &str,
+    ) {
+        deny(call);
+        seen.draft.timings().held = Clock::new(call.started).since_start(monotonic());
+        let found = seen.draft.record().message.clone();
+        match found.filter(|_| seen.candidates == 0) {
+            // What was found about the process, before what that means.
+            Some(found) => seen.draft.refused(reason, &format!("{found}: {message}")),
+            None => seen.draft.refused(reason, message),
+        }
+        let tenant = Tenant::of(&seen.facts);
+        let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
+        let key = refusals::Key::new(rule.map(Rule::source), &tenant, reason);
+        let first = self
+            .refusals
+            .first(key, &call.alias, ALIASES_MAX, seen.draft, self);
+        if let Some(draft) = first {
+            self.written(draft);
+        }
+    }
+}
+
+fn deny(call: &ModuleCall) {
+    let (errno, ttl) = (Errno::EACCES as u32, 0);
+    // One that has gone has refused by itself.
+    let _ = tell(call, &wire::Verdict::Deny { errno, ttl });
+}
+
+fn tell(call: &ModuleCall, verdict: &wire::Verdict) -> Result<(), Errno> {
+    let record = verdict.encode().map_err(|_| Errno::E2BIG)?;
+    call.shim.send(&record, &[])
+}

@@ -1,0 +1,137 @@
+//! The process that made the kernel want a module.
+//!
+//! It waits, uninterruptibly but for SIGKILL, while the shim lives (kernel/umh.c, `call_usermodehelper_exec`). Who it
+//! is the kernel tells no helper: two kprobe events say it exactly ([`crate::linux::modreq`]). Without them the threads
+//! that wait for a helper are looked for; where there are several, each of them may have asked.
+
+use std::time::Duration;
+
+use upcall_config::facts::ProcessFacts;
+
+use super::{Evidence, Lost, Origin, key};
+use crate::intake::module::ModuleCall;
+use crate::linux::modreq::Requests;
+use crate::linux::parse;
+use crate::linux::pidref::PidRef;
+
+/// Threads that are looked at for one that waits; with more on a host nobody is found.
+const THREADS_MAX: usize = 200_000;
+
+/// Several are told by so many.
+const CANDIDATES_MAX: usize = 64;
+
+/// A thread that has asked is on its way to sleep: it is given so many times this long to get there.
+const ASLEEP: (u32, Duration) = (5, Duration::from_micros(200));
+
+/// Holds and reads who asked: one, or several of whom one did.
+///
+/// # Errors
+/// [`Lost`] where nobody is found, or it was gone while it was looked at.
+pub async fn identify(
+    call: &ModuleCall,
+    requests: Option<&Requests>,
+) -> Result<Vec<Origin>, Box<Lost>> {
+    let Some((shim, since)) = &call.process else {
+        return Err(lost(None, "the shim had ended when its request was read"));
+    };
+    let asker = requests.and_then(|requests| requests.asker(shim.pid(), call.started));
+    let Some(asker) = asker else {
+        return tokio::task::block_in_place(|| scan(shim, *since));
+    };
+    let lost = |why: &str| lost(Some(asker.thread), why);
+    // One that does not wait may have ended, and its number be another's: but no older one's.
+    let evidence = if asker.waits {
+        Evidence::Kprobe
+    } else {
+        Evidence::NumberChecked
+    };
+    let origin =
+        key::read(asker.thread, evidence).map_err(|errno| lost(&format!("reading it: {errno}")))?;
+    if origin.stat.start > *since {
+        return Err(lost(
+            "the process with its number is younger than its request",
+        ));
+    }
+    if asker.waits && !sleeps(&origin).await {
+        return Err(lost("it was ended while it waited"));
+    }
+    let verified = origin.process.verify().and_then(|()| shim.verify());
+    verified.map_err(|_| lost("it or the shim was gone while it was looked at"))?;
+    Ok(vec![origin])
+}
+
+fn lost(thread: Option<u32>, why: &str) -> Box<Lost> {
+    Box::new(Lost {
+        why: why.to_owned(),
+        facts: ProcessFacts {
+            pid: thread,
+            tid: thread,
+            ..ProcessFacts::default()
+        },
+    })
+}
+
+async fn sleeps(origin: &Origin) -> bool {
+    let (times, pause) = ASLEEP;
+    for _ in 0..times {
+        let stat = origin.directory.stat();
+        if stat.is_ok_and(|stat| stat.state == b'D') {
+            return true;
+        }
+        tokio::time::sleep(pause).await;
+    }
+    false
+}
+
+/// Without kprobes: every thread that waits for a helper.
+fn scan(shim: &PidRef, since: u64) -> Result<Vec<Origin>, Box<Lost>> {
+    let mut found = Vec::new();
+    for thread in threads().into_iter().take(THREADS_MAX) {
+        if !waits_for_helper(thread) {
+            continue;
+        }
+        let origin = key::read(thread, Evidence::Scan).ok();
+        // It must have waited before, and still do after it was read.
+        found.extend(origin.filter(|origin| {
+            origin.stat.start <= since
+                && waits_for_helper(thread)
+                && origin.process.verify().is_ok()
+        }));
+        if found.len() > CANDIDATES_MAX {
+            return Err(lost(
+                None,
+                "more than 64 threads wait for helpers, and each may have asked",
+            ));
+        }
+    }
+    if shim.verify().is_err() {
+        return Err(lost(
+            None,
+            "the shim was gone while its requester was looked for",
+        ));
+    }
+    if found.is_empty() {
+        return Err(lost(None, "no thread is found that waits for a helper"));
+    }
+    Ok(found)
+}
+
+/// All threads of the host.
+fn threads() -> Vec<u32> {
+    let numbers = |directory: &str| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name());
+        let numbers = names.filter_map(|name| parse::number(name.as_encoded_bytes()));
+        numbers.collect::<Vec<u32>>()
+    };
+    let processes = numbers("/proc").into_iter();
+    let threads = processes.flat_map(|pid| numbers(&format!("/proc/{pid}/task")));
+    threads.take(THREADS_MAX).collect()
+}
+
+/// Whether a thread sleeps in `call_usermodehelper_exec`. What the helper is for only its stack says, which takes
+/// `CAP_SYS_ADMIN`: one that waits for a key is a candidate too.
+fn waits_for_helper(thread: u32) -> bool {
+    let wchan = std::fs::read(format!("/proc/{thread}/wchan"));
+    wchan.is_ok_and(|wchan| wchan == b"call_usermodehelper_exec")
+}
