@@ -58,7 +58,7 @@ helpers:
 
 # With symbols: a debugger is to find in a core what crashed.
 test-programs: helpers
-	@for program in upcall-probe crash-me key-me; do \
+	@for program in upcall-probe crash-me key-me module-me; do \
 		$(CARGO) rustc --quiet --package upcall-e2e --no-default-features --bin $$program \
 			--profile helper -- $(STATIC) -Cstrip=none; done
 
@@ -100,6 +100,7 @@ install: build ## DESTDIR= PREFIX=/usr; touches no hook, that is `upcallctl inst
 	install -m 755 $(addprefix $(PROGRAMS)/,$(HELPERS)) $(DESTDIR)$(PREFIX)/libexec/upcalld/
 	ln -sf upcall-shim $(DESTDIR)$(PREFIX)/libexec/upcalld/core
 	ln -sf upcall-shim $(DESTDIR)$(PREFIX)/libexec/upcalld/request-key
+	ln -sf upcall-shim $(DESTDIR)$(PREFIX)/libexec/upcalld/modprobe
 	install -m 644 config/defaults/rules.d/*.toml $(DESTDIR)$(PREFIX)/lib/upcalld/rules.d/
 	install -m 644 config/defaults/upcalld.toml config/defaults/examples/*.toml \
 		$(DESTDIR)$(PREFIX)/share/doc/upcalld/examples/

@@ -1,7 +1,7 @@
 //! upcalld from outside: what the tests on real namespaces, real runtimes and the real kernel stand on.
 //!
-//! Two kinds of code meet here. What runs *inside* containers (`upcall-probe`, `crash-me`, `key-me`) is static, small and knows
-//! only [`report`]; everything else is the harness, behind the feature of that name.
+//! Two kinds of code meet here. What runs *inside* containers (`upcall-probe`, `crash-me`, `key-me`, `module-me`) is static,
+//! small and knows only [`report`]; everything else is the harness, behind the feature of that name.
 
 pub mod report;
 
@@ -41,6 +41,8 @@ pub mod leader;
 pub mod lxc;
 #[cfg(feature = "harness")]
 pub mod machine;
+#[cfg(feature = "harness")]
+pub mod module_hook;
 #[cfg(feature = "harness")]
 pub mod nspawn;
 #[cfg(feature = "harness")]

@@ -14,7 +14,7 @@ pub const STATIC: &str = "UPCALLD_TEST_PROGRAMS";
 pub const DAEMON: &str = "UPCALLD_TEST_DAEMON";
 
 /// The programs that are linked statically, by their packages.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("upcall-helpers", "upcall-shim"),
     ("upcall-helpers", "upcall-enter"),
     ("upcall-helpers", "upcall-store"),
@@ -22,6 +22,7 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("upcall-e2e", "upcall-probe"),
     ("upcall-e2e", "crash-me"),
     ("upcall-e2e", "key-me"),
+    ("upcall-e2e", "module-me"),
 ];
 
 /// Built programs.

@@ -41,6 +41,7 @@ impl Rootfs {
             std::fs::hard_link(path.join("crash-me"), path.join(name))?;
         }
         sandbox.program("key-me", &path.join("key-me"))?;
+        sandbox.program("module-me", &path.join("module-me"))?;
         sandbox.program("upcall-probe", &path.join("probe"))?;
         std::fs::write(path.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
         std::fs::write(path.join("etc/group"), "root:x:0:\n")?;

@@ -105,8 +105,10 @@ impl Sandbox {
         ] {
             self.program(program, &self.libexec().join(program))?;
         }
-        symlink("upcall-shim", self.libexec().join("core"))?;
-        for program in ["upcall-probe", "crash-me", "key-me"] {
+        for hook in ["core", "modprobe"] {
+            symlink("upcall-shim", self.libexec().join(hook))?;
+        }
+        for program in ["upcall-probe", "crash-me", "key-me", "module-me"] {
             self.program(program, &self.path("bin").join(program))?;
         }
         self.settings("")?;

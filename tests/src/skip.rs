@@ -46,6 +46,8 @@ pub enum Need {
     HostHooks,
     /// A kernel that connects to sockets for cores.
     CoreSocket,
+    /// A kernel with modules, and so with kernel.modprobe.
+    KernelModprobe,
 }
 
 impl Need {
@@ -101,6 +103,10 @@ impl Need {
                 std::fs::read_to_string("/proc/sys/kernel/core_modes")
                     .is_ok_and(|modes| modes.contains("socket")),
                 "a kernel that dumps to sockets (6.17)",
+            ),
+            Self::KernelModprobe => (
+                Path::new("/proc/sys/kernel/modprobe").exists(),
+                "a kernel with modules (kernel.modprobe)",
             ),
             Self::MemoryController => (
                 Path::new("/sys/fs/cgroup/memory").is_dir()

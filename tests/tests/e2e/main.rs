@@ -34,6 +34,10 @@ mod host_kinds;
 #[cfg(test)]
 mod host_missed;
 #[cfg(test)]
+mod host_module_scene;
+#[cfg(test)]
+mod host_modules;
+#[cfg(test)]
 mod host_scene;
 #[cfg(test)]
 mod host_socket;

@@ -1,0 +1,244 @@
+//! Modules that real processes make the real kernel want, loaded or refused as the rules say.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use upcall_e2e::command::command;
+use upcall_e2e::needs;
+use upcall_e2e::records::action;
+use upcall_e2e::runc::Runc;
+use upcalld::store::record::{Outcome, Record};
+
+use crate::host_module_scene::{ModuleScene, SHIPPED, answer, ask_in, is_loaded, module};
+
+/// Families that no module has.
+const NO_FAMILY: [&str; 3] = ["4", "9", "20"];
+
+/// `AF_VSOCK`, whose module nobody has loaded.
+const VSOCK: &str = "40";
+
+fn refused(record: &Record) -> bool {
+    record.outcome == Outcome::Refused
+}
+
+#[test]
+fn host_module_containers_are_refused_and_the_host_is_not() -> Result<()> {
+    needs!(HostHooks, Root, Runc, KernelModprobe);
+    let scene = ModuleScene::new(SHIPPED)?;
+    let own = Runc::new("own").user_namespace().start(&scene.sandbox)?;
+    let plain = Runc::new("plain").start(&scene.sandbox)?;
+    for (container, family) in [(&own, NO_FAMILY[0]), (&plain, NO_FAMILY[1])] {
+        assert_eq!(ask_in(container, &["socket", family])?, "no EAFNOSUPPORT");
+        let record = scene.record(&format!("net-pf-{family}"), refused)?;
+        assert_eq!(record.reason.as_deref(), Some("rule"), "{record:?}");
+        assert_eq!(
+            record.evidence.process.as_deref(),
+            Some("kprobe"),
+            "{record:?}"
+        );
+        assert_eq!(record.evidence.candidates, 1);
+        let found = record.container.as_ref().context("a container")?;
+        assert_eq!(found.leader_pid, container.init());
+        assert_eq!(found.id, container.id());
+        assert_eq!(module(&record)?.family.as_deref(), Some("net-pf-*"));
+        assert_eq!(module(&record)?.who_can_ask.as_deref(), Some("any_user"));
+        assert_eq!(record.process.comm.as_deref(), Some("module-me"));
+    }
+    // What exists is not loaded either.
+    ensure!(!is_loaded("vsock"), "vsock is loaded already");
+    assert_eq!(ask_in(&own, &["socket", VSOCK])?, "no EAFNOSUPPORT");
+    assert!(!is_loaded("vsock"));
+    // And for the host it is, by the host's own modprobe.
+    assert_eq!(scene.ask(&["socket", VSOCK])?, "made");
+    assert!(is_loaded("vsock"));
+    let record = scene.record(&format!("net-pf-{VSOCK}"), |record| !refused(record))?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    assert_eq!(record.verdict.actions, ["pass"]);
+    assert!(record.container.is_none());
+    let code = action(&record, "pass")?.exit_code;
+    assert!([None, Some(0)].contains(&code), "{record:?}");
+    // What there is not is the host's to be told by modprobe.
+    assert_eq!(scene.ask(&["socket", NO_FAMILY[2]])?, "no EAFNOSUPPORT");
+    let record = scene.record(&format!("net-pf-{}", NO_FAMILY[2]), |_| true)?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    assert_ne!(action(&record, "pass")?.exit_code, Some(0));
+    drop((own, plain));
+    scene.end()
+}
+
+#[test]
+fn host_module_a_container_gets_what_its_rule_names() -> Result<()> {
+    needs!(HostHooks, Root, Runc, KernelModprobe);
+    let rule = r#"
+[[rule]]
+upcall = "module"
+match.container = { id = "*-allowed" }
+match.module = ["fs-squashfs", "net-pf-9"]
+pass = {}
+"#;
+    let scene = ModuleScene::new(&[rule, SHIPPED].concat())?;
+    let allowed = Runc::new("allowed")
+        .user_namespace()
+        .start(&scene.sandbox)?;
+    let other = Runc::new("other").user_namespace().start(&scene.sandbox)?;
+    ask_in(&other, &["socket", "9"])?;
+    assert!(refused(&scene.record("net-pf-9", |_| true)?));
+    ask_in(&allowed, &["socket", "9"])?;
+    let record = scene.record("net-pf-9", |record| !refused(record))?;
+    assert_eq!(record.verdict.actions, ["pass"]);
+    let found = record.container.as_ref().context("a container")?;
+    assert_eq!(found.id, allowed.id());
+    // Not by another name.
+    ask_in(&allowed, &["socket", "20"])?;
+    assert!(refused(&scene.record("net-pf-20", |_| true)?));
+    drop((allowed, other));
+    scene.end()
+}
+
+#[test]
+fn host_module_home_made_namespaces_are_refused() -> Result<()> {
+    needs!(HostHooks, Root, Unprivileged, KernelModprobe);
+    let scene = ModuleScene::new(SHIPPED)?;
+    let program = scene.sandbox.path("bin/module-me");
+    let mut user = command("setpriv");
+    user.args([
+        "--reuid=1000",
+        "--regid=1000",
+        "--clear-groups",
+        "unshare",
+        "-Urmn",
+    ]);
+    let output = user
+        .arg(&program)
+        .args(["fs", "nosuch\n\"x [0] asked: sub=0x1"])
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(answer(&said), "no ENODEV", "{output:?}");
+    let record = scene.record(r#"fs-nosuch\x0a"x [0] asked: sub=0x1"#, refused)?;
+    assert_eq!(record.process.uid, Some(1000));
+    assert_eq!(record.process.user_namespace.as_deref(), Some("other"));
+    assert_eq!(
+        module(&record)?.who_can_ask.as_deref(),
+        Some("any_user_namespace")
+    );
+    // The same user without one is the host's.
+    let mut user = command("setpriv");
+    user.args(["--reuid=1000", "--regid=1000", "--clear-groups"]);
+    user.arg(&program).args(["socket", "9"]).output()?;
+    let record = scene.record("net-pf-9", |_| true)?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    scene.end()
+}
+
+#[test]
+fn host_module_two_who_ask_for_the_same_are_told_apart() -> Result<()> {
+    needs!(HostHooks, Root, Runc, KernelModprobe);
+    let scene = ModuleScene::new(SHIPPED)?;
+    let own = Runc::new("own").user_namespace().start(&scene.sandbox)?;
+    std::thread::scope(|scope| {
+        let inside =
+            scope.spawn(|| ask_in(&own, &["--threads", "4", "--times", "10", "socket", "9"]));
+        let outside =
+            scope.spawn(|| scene.ask(&["--threads", "2", "--times", "10", "socket", "9"]));
+        let joined = [inside.join(), outside.join()];
+        joined.into_iter().all(|joined| matches!(joined, Ok(Ok(_))))
+    })
+    .then_some(())
+    .context("both ask")?;
+    let container = scene.record("net-pf-9", refused)?.container;
+    assert_eq!(container.map(|found| found.id).as_deref(), Some(own.id()));
+    let records = scene.daemon.records().all();
+    let (inside, outside): (Vec<_>, Vec<_>) = records.iter().partition(|r| r.container.is_some());
+    assert!(
+        inside
+            .iter()
+            .all(|record| record.verdict.actions == ["deny"]),
+        "{inside:?}"
+    );
+    let wrong = outside
+        .iter()
+        .find(|record| record.verdict.actions != ["pass"]);
+    assert!(wrong.is_none(), "{wrong:?}");
+    drop(own);
+    scene.end()
+}
+
+#[test]
+fn host_module_a_flood_of_one_container_leaves_the_host_its_own() -> Result<()> {
+    needs!(HostHooks, Root, Runc, KernelModprobe);
+    let scene = ModuleScene::new(SHIPPED)?;
+    let own = Runc::new("own").user_namespace().start(&scene.sandbox)?;
+    let flood = ["--threads", "50", "--times", "20", "socket", "20"];
+    let said = std::thread::scope(|scope| -> Result<_> {
+        let flooding = scope.spawn(|| ask_in(&own, &flood));
+        // In the midst of it.
+        let first = |record: &Record| module(record).is_ok_and(|m| m.alias == "net-pf-20");
+        let records = scene.daemon.records();
+        records.wait_for(Duration::from_mins(1), "the flood", first)?;
+        let said = scene.ask(&["socket", "9"])?;
+        ensure!(!flooding.is_finished(), "the flood was over too soon");
+        flooding.join().ok().context("the flood")??;
+        Ok(said)
+    })?;
+    assert_eq!(said, "no EAFNOSUPPORT");
+    // With fifty that hang the kernel would not even have asked, after five seconds (kernel/module/kmod.c).
+    let record = scene.record("net-pf-9", |_| true)?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    drop(own);
+    scene.end()
+}
+
+#[test]
+fn host_module_without_a_daemon_the_hooks_file_decides() -> Result<()> {
+    needs!(HostHooks, Root, KernelModprobe);
+    let scene = ModuleScene::new(SHIPPED)?;
+    let ModuleScene {
+        hook,
+        daemon,
+        sandbox,
+        ..
+    } = scene;
+    hook.file(&sandbox, "")?;
+    // Stopped, it is late and not absent.
+    daemon.signal(nix::sys::signal::Signal::SIGSTOP)?;
+    let ask = |family: &str| -> Result<String> {
+        let program = sandbox.path("bin/module-me");
+        let output = command(program).args(["socket", family]).output()?;
+        Ok(answer(&String::from_utf8_lossy(&output.stdout)))
+    };
+    let loads = |name: &str| -> Result<bool> {
+        let mut mount = command("mount");
+        drop(mount.args(["-t", name, "none", "/nonexistent"]).output()?);
+        let mut fs = command(sandbox.path("bin/module-me"));
+        let said = fs.args(["fs", name]).output()?;
+        Ok(String::from_utf8_lossy(&said.stdout).starts_with("made"))
+    };
+    assert!(!loads("squashfs")?);
+    daemon.signal(nix::sys::signal::Signal::SIGCONT)?;
+    let records = daemon.records();
+    let late = |record: &Record| record.reason.as_deref() == Some("late");
+    records.wait_for(Duration::from_secs(30), "a late one", late)?;
+    daemon.kill()?;
+    std::fs::remove_file(sandbox.sockets().join("upcall.sock"))?;
+    hook.file(&sandbox, "without_daemon = deny")?;
+    assert!(!loads("squashfs")?);
+    hook.file(&sandbox, "without_daemon = pass")?;
+    assert!(loads("squashfs")?);
+    assert_eq!(ask("9")?, "no EAFNOSUPPORT");
+    hook.put_back()
+}
+
+#[test]
+fn host_module_nobody_but_the_kernel_is_listened_to() -> Result<()> {
+    needs!(HostHooks, Root, Unprivileged, KernelModprobe);
+    let scene = ModuleScene::new("")?;
+    let shim = scene.sandbox.libexec().join("modprobe");
+    let words = ["-q", "--", "squashfs-forged"];
+    let mut user = command("setpriv");
+    user.args(["--reuid=1000", "--regid=1000", "--clear-groups"]);
+    assert!(!user.arg(&shim).args(words).output()?.status.success());
+    assert!(!command(&shim).args(words).output()?.status.success());
+    scene.daemon.logs("was not started by the kernel")?;
+    assert!(scene.daemon.records().all().is_empty());
+    scene.end()
+}
