@@ -10,7 +10,7 @@ pub mod wire;
 #[cfg(feature = "socket")]
 pub mod cgroupfs;
 
-#[cfg(feature = "programs")]
+#[cfg(feature = "socket")]
 pub mod hookfile;
 
 #[cfg(feature = "programs")]

@@ -33,6 +33,10 @@ if [ -e /run/upcalld-host-hooks.key ]; then
     if [ -s /run/upcalld-host-hooks.key ]; then cp -p /run/upcalld-host-hooks.key /etc/upcalld/hooks/key; fi
     rm -f /run/upcalld-host-hooks.key
     rmdir /etc/upcalld/hooks /etc/upcalld 2>/dev/null
+    if [ -e /sbin/request-key.upcalld-was ]; then mv -f /sbin/request-key.upcalld-was /sbin/request-key; fi
+    for name in /sbin/request-key /usr/sbin/request-key; do
+        dpkg-divert --quiet --local --no-rename --divert $name.upcalld-was --remove $name
+    done
 fi
 :";
 
@@ -49,27 +53,40 @@ impl HostKeyHook {
     /// # Errors
     /// As flock(2), mount(2), and the rest of it.
     pub fn borrow(sandbox: &Sandbox) -> Result<Self> {
-        let lock = File::create(LOCK).context(LOCK)?;
-        lock.lock()?;
-        run(command("sh").args(["-c", PUT_BACK]))?;
+        let lock = lock()?;
         // Where the shim finds it: the name itself is taken.
         let previous = sandbox.path("request-key.distrib");
         std::fs::copy(PROGRAM, &previous).context(PROGRAM)?;
         let former = std::fs::read(FILE).unwrap_or_default();
         std::fs::write(SAVED, former)?;
         std::fs::create_dir_all("/etc/upcalld/hooks")?;
+        let hook = Self::guarded(lock, previous)?;
+        hook.file(sandbox, "")?;
+        let shim = sandbox.libexec().join("upcall-shim");
+        let none = None::<&str>;
+        mount(Some(&shim), PROGRAM, none, MsFlags::MS_BIND, none)?;
+        Ok(hook)
+    }
+
+    /// Borrows the name for `upcallctl install key`, and leaves what stands there.
+    ///
+    /// # Errors
+    /// As flock(2), write(2).
+    pub fn borrow_name() -> Result<Self> {
+        let lock = lock()?;
+        let former = std::fs::read(FILE).unwrap_or_default();
+        std::fs::write(SAVED, former)?;
+        Self::guarded(lock, PathBuf::from(PROGRAM))
+    }
+
+    fn guarded(lock: File, previous: PathBuf) -> Result<Self> {
         // Its end of the pipe closes with us; and the lock is held until it is done.
         let guard = command("setsid")
             .args(["sh", "-c", &format!("cat >/dev/null\n{PUT_BACK}")])
             .stdin(Stdio::piped())
             .stdout(Stdio::from(OwnedFd::from(lock)))
             .spawn()?;
-        let hook = Self { guard, previous };
-        hook.file(sandbox, "")?;
-        let shim = sandbox.libexec().join("upcall-shim");
-        let none = None::<&str>;
-        mount(Some(&shim), PROGRAM, none, MsFlags::MS_BIND, none)?;
-        Ok(hook)
+        Ok(Self { guard, previous })
     }
 
     /// Writes the hook's file, with these further lines.
@@ -104,6 +121,14 @@ impl HostKeyHook {
         drop(self.guard.stdin.take());
         drop(self.guard.wait());
     }
+}
+
+/// Waits for others, and puts back what they could not.
+fn lock() -> Result<File> {
+    let lock = File::create(LOCK).context(LOCK)?;
+    lock.lock()?;
+    run(command("sh").args(["-c", PUT_BACK]))?;
+    Ok(lock)
 }
 
 impl Drop for HostKeyHook {

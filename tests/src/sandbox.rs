@@ -105,7 +105,7 @@ impl Sandbox {
         ] {
             self.program(program, &self.libexec().join(program))?;
         }
-        for hook in ["core", "modprobe"] {
+        for hook in ["core", "request-key", "modprobe"] {
             symlink("upcall-shim", self.libexec().join(hook))?;
         }
         for program in ["upcall-probe", "crash-me", "key-me", "module-me"] {

@@ -218,14 +218,14 @@ impl Draft {
     }
 
     /// The self-test of the hook: nothing is kept.
-    pub(super) fn self_tested(&mut self) {
+    pub(super) fn self_tested(&mut self, hook: &str, did: &str) {
         self.record.outcome = Outcome::Done;
         self.record.verdict = record::Verdict {
             actions: vec!["self_test".to_owned()],
             ..record::Verdict::default()
         };
-        self.record.message =
-            Some("self-test of the core hook: a child of upcallctl crashed".to_owned());
+        let message = format!("self-test of the {hook} hook: a child of upcallctl {did}");
+        self.record.message = Some(message);
     }
 
     /// One more of the same.

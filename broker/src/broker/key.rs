@@ -76,6 +76,9 @@ impl Broker {
                 .refused(Reason::Late, "the shim's deadline was over");
             return self.finished_key(seen.draft);
         }
+        if self.is_self_test(&seen.facts) {
+            return self.key_self_tested(&call, seen.draft);
+        }
         let tenant = Tenant::of(&seen.facts);
         if seen.wanted.forged {
             let message = "only the kernel asks for keys of this type, and this was a program; nothing was started";

@@ -1,19 +1,21 @@
-//! The core hook's self-test: a child of upcallctl that crashes, of which nothing is kept but the record.
+//! The hooks' self-tests: a child of upcallctl that crashes, or asks for a key; nothing is kept but the record.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use upcall_config::facts::Facts;
+use upcall_helpers::wire;
 
 use super::Broker;
 use super::draft::Draft;
 use crate::intake::call::CoreCall;
+use crate::intake::key::KeyCall;
 
-/// A child that is to crash for a self-test is expected for this long.
+/// A child that is to crash or to ask for a self-test is expected for this long.
 const SELF_TEST: Duration = Duration::from_secs(10);
 
 impl Broker {
-    /// Expects this process to crash soon, for a self-test of the hook.
+    /// Expects this process to crash or to ask soon, for a self-test of the hook.
     pub fn expect_self_test(&self, pid: u32) {
         let mut expected = self
             .self_tests
@@ -34,7 +36,21 @@ impl Broker {
 
     pub(super) fn self_tested(&self, call: &CoreCall, mut draft: Draft) {
         call.caller.refuse(&call.kernel);
-        draft.self_tested();
+        draft.self_tested("core", "crashed");
+        let (record, micros) = draft.finish();
+        let result = self.records.write(&record, micros);
+        self.told(record, result);
+    }
+
+    /// Gives the key a payload that says whose it is.
+    pub(super) fn key_self_tested(&self, call: &KeyCall, mut draft: Draft) {
+        let answer = wire::Verdict::Answer {
+            payload: b"upcalld".to_vec(),
+            ttl: 1000,
+        };
+        // A shim that has gone has refused it itself, and upcallctl sees that.
+        let _ = call.shim.tell(&answer, &[]);
+        draft.self_tested("key", "asked for a key");
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
         self.told(record, result);

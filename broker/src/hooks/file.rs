@@ -144,7 +144,7 @@ impl CoreHook {
     /// # Errors
     /// See [`HookFileError`].
     pub fn write(&self, hooks: &Path) -> Result<(), HookFileError> {
-        write(hooks, self.text().as_bytes())
+        write(hooks, "core", self.text().as_bytes())
     }
 
     /// What the file says now, byte by byte, for [`CoreHook::put_back`]; `None`: there is none, or none to trust.
@@ -158,7 +158,7 @@ impl CoreHook {
     /// See [`HookFileError`].
     pub fn put_back(hooks: &Path, bytes: Option<&[u8]>) -> Result<(), HookFileError> {
         match bytes {
-            Some(bytes) => write(hooks, bytes),
+            Some(bytes) => write(hooks, "core", bytes),
             None => Self::remove(hooks),
         }
     }
@@ -168,21 +168,27 @@ impl CoreHook {
     /// # Errors
     /// See [`HookFileError`].
     pub fn remove(hooks: &Path) -> Result<(), HookFileError> {
-        let path = Self::path(hooks);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(HookFileError::Write { path, source })
-            }
-            _ => Ok(()),
-        }
+        remove(hooks, "core")
     }
 }
 
-fn write(hooks: &Path, bytes: &[u8]) -> Result<(), HookFileError> {
-    let path = CoreHook::path(hooks);
+/// Removes `hooks/name`, if it is there.
+pub(super) fn remove(hooks: &Path, name: &str) -> Result<(), HookFileError> {
+    let path = hooks.join(name);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(HookFileError::Write { path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes `hooks/name`, whole or not at all.
+pub(super) fn write(hooks: &Path, name: &str, bytes: &[u8]) -> Result<(), HookFileError> {
+    let path = hooks.join(name);
     let write = || -> std::io::Result<()> {
         std::fs::create_dir_all(hooks)?;
-        let new = hooks.join("core.new");
+        let new = hooks.join(format!("{name}.new"));
         drop(std::fs::remove_file(&new));
         let mut options = std::fs::OpenOptions::new();
         let mut file = options

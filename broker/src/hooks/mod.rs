@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod install;
+pub mod key;
 pub mod pattern;
 pub mod sysctl;
 pub mod sysctl_d;
@@ -11,4 +12,14 @@ pub mod watch;
 pub fn errno_name(error: &std::io::Error) -> String {
     let errno = error.raw_os_error().map(nix::errno::Errno::from_raw);
     errno.map_or_else(|| error.to_string(), |errno| format!("{errno:?}"))
+}
+
+/// A file of the host's cannot be put in or taken out.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {}", path.display(), errno_name(source))]
+pub struct InstallFileError {
+    /// Which.
+    path: std::path::PathBuf,
+    /// Why not.
+    source: std::io::Error,
 }

@@ -62,7 +62,7 @@ fn wrong_usage_is_2() {
         &["explain", "core"],
         &["explain", "--pid", "1", "--signal", "SEGFAULT"],
         &["install"],
-        &["install", "key"],
+        &["install", "key", "--mode", "pipe"],
         &["frobnicate"],
         &[],
     ] {

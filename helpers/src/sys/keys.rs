@@ -4,10 +4,15 @@
 //! its session keyring, and its children with it. Assuming it is a second step, undone by joining a user namespace
 //! (kernel/user_namespace.c, `set_cred_user_ns`), so it may have to be taken again.
 
+use std::ffi::CStr;
+
 use nix::errno::Errno;
 
 /// `KEY_SPEC_REQKEY_AUTH_KEY`: the authorisation key that was assumed (linux/keyctl.h).
 const ASSUMED: i32 = -7;
+
+/// `KEY_SPEC_PROCESS_KEYRING`: the keyring of this process (linux/keyctl.h).
+const PROCESS: i32 = -2;
 
 /// The operations, by the kernel's numbers (linux/keyctl.h).
 pub mod operation {
@@ -28,6 +33,17 @@ pub const CALLOUT_MAX: usize = 4096;
 
 /// The longest description that [`describe`] gives: `type;uid;gid;permissions;description`.
 pub const DESCRIPTION_MAX: usize = 4096 + 256;
+
+/// Asks for a key, as request_key(2): into the keyring of this process, which ends with it.
+///
+/// # Errors
+/// What whoever answers says; `ENOKEY` for a type that the kernel does not have.
+pub fn request(kind: &CStr, description: &CStr, callout: &CStr) -> Result<i32, Errno> {
+    let (kind, description, callout) = (kind.as_ptr(), description.as_ptr(), callout.as_ptr());
+    // SAFETY: request_key reads three terminated texts, which outlive the call.
+    let key = unsafe { libc::syscall(libc::SYS_request_key, kind, description, callout, PROCESS) };
+    i32::try_from(Errno::result(key)?).map_err(|_| Errno::EOVERFLOW)
+}
 
 /// Takes the authority over this key, which is under construction; returns the authorisation key's serial number.
 ///

@@ -26,6 +26,8 @@ mod host_hooks;
 #[cfg(test)]
 mod host_key_bad_days;
 #[cfg(test)]
+mod host_key_install;
+#[cfg(test)]
 mod host_key_scene;
 #[cfg(test)]
 mod host_keys;

@@ -103,6 +103,15 @@ pub(crate) enum Color {
 pub(crate) enum Hook {
     /// kernel.core_pattern: crashes.
     Core,
+    /// /sbin/request-key: keys.
+    Key,
+}
+
+/// A kind of upcall that can be explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// A crash.
+    Core,
 }
 
 /// What is generated.
@@ -158,12 +167,13 @@ pub(crate) enum Command {
     Reload,
     /// Put upcalld into a hook of the kernel's
     ///
-    /// What stood there before is saved. Then a child of this command crashes; if no record of it comes, everything is
-    /// as it was before.
+    /// What stood there before is saved. Then a child of this command crashes, or asks for a key; if no record of it
+    /// comes, everything is as it was before. For keys the distribution's /sbin/request-key gets another name, which
+    /// dpkg is told (dpkg-divert(1)).
     Install(InstallArgs),
     /// Put back what stood in the kernel's hooks before upcalld, and leave what is somebody else's
     Uninstall {
-        /// Only this hook
+        /// Only this hook; else all
         hook: Option<Hook>,
     },
     /// Write the man pages or the completions
@@ -179,7 +189,10 @@ pub(crate) enum Command {
     LookAtCore(WorkArgs),
     /// Wait for a byte, then crash
     #[command(hide = true)]
-    SelfTestChild,
+    SelfTestChild {
+        /// Then ask for a key of this description instead
+        key: Option<String>,
+    },
 }
 
 /// `list`.
@@ -211,7 +224,7 @@ pub(crate) struct DoctorArgs {
 pub(crate) struct ExplainArgs {
     /// Which kind of upcall
     #[arg(value_enum, default_value = "core")]
-    pub(crate) kind: Hook,
+    pub(crate) kind: Kind,
     /// Of this process
     #[arg(long, value_name = "PID", group = "whose", required_unless_present_any = ["container", "record"])]
     pub(crate) pid: Option<u32>,
@@ -237,10 +250,10 @@ pub(crate) struct InstallArgs {
     /// Say what would be changed, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Do not let a child crash to see whether it works; needs no running daemon
+    /// Do not let a child crash or ask to see whether it works; needs no running daemon
     #[arg(long)]
     pub(crate) no_self_test: bool,
-    /// How the kernel calls
+    /// How the kernel calls for a core
     #[arg(long, value_enum, value_name = "MODE", default_value_t = Mode::Auto)]
     pub(crate) mode: Mode,
     /// Only where the hook is this upcalld's already; else nothing is done

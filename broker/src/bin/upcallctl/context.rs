@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use upcall_config::Directories;
 use upcalld::control::Status;
 use upcalld::hooks::file::CoreHook;
+use upcalld::hooks::key::KeyHook;
 use upcalld::hooks::pattern::DEFAULT_HOOKS;
 use upcalld::hooks::sysctl::CoreSysctl;
 use upcalld::hooks::sysctl_d::SysctlD;
 use upcalld::store::records::Records;
 
-use crate::cli::{Cli, Command, Json};
+use crate::cli::{Cli, Command, Hook, Json};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::look::Look;
@@ -32,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) libexec: PathBuf,
     /// The kernel's settings.
     pub(crate) sysctl: CoreSysctl,
+    /// The program that the kernel starts for keys.
+    pub(crate) key: KeyHook,
     /// Where our hook is said to stay; only the system's own is.
     pub(crate) sysctl_d: Option<SysctlD>,
     /// The options that say that this is not the system's own daemon, to be repeated in advice.
@@ -61,11 +64,17 @@ impl Context {
         option("state", &state, "/var/lib/upcalld");
         option("run", &run, "/run/upcalld");
         option("libexec", &libexec, upcalld::options::LIBEXEC);
+        let hooks = config
+            .as_ref()
+            .map_or_else(|| PathBuf::from(DEFAULT_HOOKS), |dir| dir.join("hooks"));
+        let key = KeyHook::host(&libexec, &hooks, &run);
         Self {
             command: name(&cli.command),
-            hooks: config
-                .as_ref()
-                .map_or_else(|| PathBuf::from(DEFAULT_HOOKS), |dir| dir.join("hooks")),
+            key: match &global.sysctl {
+                Some(directory) => key.below(&directory.join("sbin")),
+                None => key,
+            },
+            hooks,
             config: config.map_or_else(Directories::system, Directories::single),
             state,
             run,
@@ -140,10 +149,13 @@ fn name(command: &Command) -> &'static str {
         Command::Cores(asked) => asked.name(),
         Command::Check { .. } => "check",
         Command::Reload => "reload",
-        Command::Install(_) => "install core",
+        Command::Install(asked) => match asked.hook {
+            Hook::Core => "install core",
+            Hook::Key => "install key",
+        },
         Command::Uninstall { .. } => "uninstall",
         Command::Generate { .. } => "generate",
         Command::LookAtCore(_) => "look-at-core",
-        Command::SelfTestChild => "self-test-child",
+        Command::SelfTestChild { .. } => "self-test-child",
     }
 }

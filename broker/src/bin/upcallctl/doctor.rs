@@ -6,6 +6,7 @@
 mod finding;
 mod host;
 mod kernel;
+mod key;
 mod places;
 mod service;
 mod sysctl_d;
@@ -24,8 +25,9 @@ use finding::{Finding, Level};
 use host::Host;
 
 /// Everything that is looked at, in the order in which it is told.
-const CHECKS: [fn(&Host<'_>) -> Finding; 17] = [
+const CHECKS: [fn(&Host<'_>) -> Finding; 18] = [
     places::hook,
+    key::hook,
     places::program,
     places::boot,
     places::sysctl_d,

@@ -11,6 +11,7 @@ use upcalld::explain::ExplainError;
 use upcalld::explain::find::FindError;
 use upcalld::hooks::errno_name;
 use upcalld::hooks::install::InstallError;
+use upcalld::hooks::key::KeyHookError;
 use upcalld::hooks::pattern::Pattern;
 use upcalld::hooks::sysctl::SysctlError;
 use upcalld::store::records::RecordError;
@@ -84,6 +85,9 @@ pub(crate) enum Failure {
     /// The hook cannot be put in or taken out.
     #[error(transparent)]
     Install(InstallError),
+    /// The key hook cannot be put in or taken out.
+    #[error(transparent)]
+    InstallKey(KeyHookError),
     /// The hook was put in, did not work, and is out again.
     #[error("self-test failed: {what}")]
     SelfTest {
@@ -220,7 +224,10 @@ impl Failure {
             | Self::File { .. }
             | Self::NoRules
             | Self::Odd(_) => 1,
-            Self::Install(_) | Self::SelfTest { .. } | Self::NoSocket { .. } => 6,
+            Self::Install(_)
+            | Self::InstallKey(_)
+            | Self::SelfTest { .. }
+            | Self::NoSocket { .. } => 6,
         }
     }
 
@@ -283,6 +290,15 @@ impl Failure {
                     return None;
                 }
             },
+            Self::InstallKey(KeyHookError::Program { .. }) => {
+                "make install, or name the directory it is in with --libexec".to_owned()
+            }
+            Self::InstallKey(KeyHookError::Another(_)) => {
+                "upcallctl with that one's --config, uninstall key; then again".to_owned()
+            }
+            Self::InstallKey(KeyHookError::Divert(_)) => {
+                "dpkg-divert --list '*request-key*' says who else wants it".to_owned()
+            }
             Self::NoRules => context.typed("check"),
             Self::Call(CallError::Garbled(_)) => {
                 "restart upcalld after an upgrade: systemctl restart upcalld".to_owned()
@@ -293,6 +309,7 @@ impl Failure {
             | Self::Call(_)
             | Self::Records(_)
             | Self::File { .. }
+            | Self::InstallKey(_)
             | Self::Odd(_) => return None,
         })
     }
@@ -311,6 +328,7 @@ impl Failure {
             | Self::Records(_)
             | Self::File { .. }
             | Self::Install(_)
+            | Self::InstallKey(_)
             | Self::NoSocket { .. }
             | Self::NoRules
             | Self::Odd(_) => Vec::new(),

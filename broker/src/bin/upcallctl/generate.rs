@@ -209,6 +209,10 @@ fn ending() -> Roff {
             "/etc/upcalld/hooks/core",
             "What install writes: the shim's settings, and what stood in the hook before.",
         ),
+        (
+            "/etc/upcalld/hooks/key",
+            "The same for keys; the distribution's program is /sbin/request-key.upcalld-was meanwhile.",
+        ),
         ("/var/lib/upcalld/records", "A JSON file for each upcall."),
         (
             "/var/lib/upcalld/cores",

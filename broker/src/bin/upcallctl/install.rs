@@ -1,4 +1,4 @@
-//! `upcallctl install core`: our hook goes in, is tried, and goes out again if it does not work.
+//! `upcallctl install`: our hook goes in, is tried, and goes out again if it does not work.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::output::{complain, print, print_json};
 use crate::self_test;
 
+mod key;
 mod report;
 
 pub(crate) use report::Sysctls;
@@ -39,6 +40,13 @@ impl Drop for Unharmed {
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {
+    match asked.hook {
+        cli::Hook::Core => core(context, asked),
+        cli::Hook::Key => key::run(context, asked),
+    }
+}
+
+fn core(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {
     let ours = context.sysctl.read();
     if asked.if_ours && !ours.is_ok_and(|ours| ours.pattern.is_of(&context.hooks)) {
         return print("core: not ours; nothing is done (--if-ours)\n");

@@ -73,9 +73,9 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Check { files } => check::run(context, &files),
         Command::Reload => reload::run(context),
         Command::Install(asked) => install::run(context, &asked),
-        Command::Uninstall { .. } => uninstall::run(context),
+        Command::Uninstall { hook } => uninstall::run(context, hook),
         Command::Generate { what, directory } => generate::run(what, &directory),
         Command::LookAtCore(asked) => cores::worker::run(&asked),
-        Command::SelfTestChild => self_test::child(),
+        Command::SelfTestChild { key } => self_test::child(key),
     }
 }

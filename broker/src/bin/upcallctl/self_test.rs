@@ -1,4 +1,4 @@
-//! The live self-test of the core hook: a child of ours crashes, and its record must come.
+//! The live self-test of a hook: a child of ours crashes or asks for a key, and its record must come.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
+use upcall_helpers::sys::keys;
 
 use crate::client::{CallError, Client};
 use crate::context::Context;
@@ -38,8 +39,14 @@ pub(crate) enum Problem {
     /// The daemon does not answer.
     #[error("upcalld does not answer: {0}")]
     Daemon(CallError),
-    /// There is no child to crash.
-    #[error("no child could be started to crash: {0}")]
+    /// No record came, or no key.
+    #[error("a child asked for a key and {}", if *.recorded { "did not get it, although upcalld was asked" } else { "upcalld did not hear of it" })]
+    NoKey {
+        /// Whether the record came.
+        recorded: bool,
+    },
+    /// There is no child.
+    #[error("no child could be started: {0}")]
     Child(std::io::Error),
 }
 
@@ -59,7 +66,7 @@ impl Test {
     /// Lets a child crash; says how long its record took.
     pub(crate) fn run(mut self, context: &Context) -> Result<Duration, Problem> {
         let _ = context;
-        let mut child = spawn().map_err(Problem::Child)?;
+        let mut child = spawn(None).map_err(Problem::Child)?;
         let waited = self.wait_for(&mut child);
         // A dump that nobody reads would go on for ever.
         let ended = match &waited {
@@ -75,6 +82,17 @@ impl Test {
         } else {
             Err(Problem::Elsewhere)
         }
+    }
+
+    /// Has a child ask for a key of type `user`; says how long its record took.
+    pub(crate) fn run_key(mut self) -> Result<Duration, Problem> {
+        let description = format!("upcalld:self-test:{}", std::process::id());
+        let mut child = spawn(Some(&description)).map_err(Problem::Child)?;
+        // It cannot be ended while it waits, and whoever answers keys refuses in time.
+        let took = self.wait_for(&mut child)?;
+        let took = took.ok_or(Problem::NoKey { recorded: false })?;
+        let got = child.wait().is_ok_and(|status| status.success());
+        got.then_some(took).ok_or(Problem::NoKey { recorded: true })
     }
 
     /// Tells the daemon and then the child; `None`: no record came in time.
@@ -106,11 +124,12 @@ fn is_of(news: &Value, pid: u32) -> bool {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "this process is the admin's command and its child only crashes"
+    reason = "this process is the admin's command and its child only crashes or asks"
 )]
-fn spawn() -> std::io::Result<Child> {
+fn spawn(key: Option<&str>) -> std::io::Result<Child> {
     Command::new("/proc/self/exe")
         .arg("self-test-child")
+        .args(key)
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -119,12 +138,19 @@ fn spawn() -> std::io::Result<Child> {
         .spawn()
 }
 
-/// The child: waits for a byte, then crashes. Without a byte its parent has gone, and nothing is to be tried.
-pub(crate) fn child() -> Result<(), Failure> {
+/// The child: waits for a byte, then crashes or asks. Without a byte its parent has gone, and nothing is to be tried.
+pub(crate) fn child(key: Option<String>) -> Result<(), Failure> {
     let mut byte = [0; 1];
     let read = std::io::stdin().read(&mut byte);
     if !read.is_ok_and(|count| count == 1) {
         return Ok(());
+    }
+    if let Some(description) = key {
+        let description = std::ffi::CString::new(description).unwrap_or_default();
+        return match keys::request(c"user", &description, c"upcalld") {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(Failure::Odd(format!("{errno:?}"))),
+        };
     }
     // Not the name of the link it was started by.
     let _ = prctl::set_name(c"upcallctl");

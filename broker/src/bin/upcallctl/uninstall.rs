@@ -4,8 +4,10 @@ use serde::Serialize;
 use upcall_config::text::printable;
 use upcalld::explain;
 use upcalld::hooks::install::{Uninstalled, uninstall};
+use upcalld::hooks::key::Standing;
 use upcalld::store::space;
 
+use crate::cli::Hook;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format;
@@ -22,13 +24,66 @@ struct Document<'a> {
     state: &'static str,
     /// What stands there now.
     current: Sysctls<'a>,
+    /// What became of the key hook, where that was asked for too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'static str>,
+}
+
+/// The JSON document of the key hook alone.
+#[derive(Serialize)]
+struct KeyDocument {
+    schema: &'static str,
+    version: u32,
+    hook: &'static str,
+    /// `restored`, `foreign` or `not_installed`.
+    state: &'static str,
 }
 
 /// Runs the command.
-pub(crate) fn run(context: &Context) -> Result<(), Failure> {
+pub(crate) fn run(context: &Context, hook: Option<Hook>) -> Result<(), Failure> {
     if !nix::unistd::Uid::effective().is_root() {
         return Err(Failure::root_only(context));
     }
+    let key = match hook {
+        Some(Hook::Core) => None,
+        None | Some(Hook::Key) => Some(key(context)?),
+    };
+    match (hook, key) {
+        (Some(Hook::Key), Some(state)) if context.json.is_some() => print_json(&KeyDocument {
+            schema: "upcalld.uninstall",
+            version: 1,
+            hook: "key",
+            state,
+        }),
+        (Some(Hook::Key), Some(state)) => print(&key_text(context, state)),
+        (_, key) => core(context, key),
+    }
+}
+
+/// Gives /sbin/request-key back; says what became of it.
+fn key(context: &Context) -> Result<&'static str, Failure> {
+    let installed = context.key.path().exists();
+    let standing = context.key.uninstall().map_err(Failure::InstallKey)?;
+    Ok(match (standing, installed) {
+        (Standing::Ours, _) => "restored",
+        (_, true) => "foreign",
+        (_, false) => "not_installed",
+    })
+}
+
+fn key_text(context: &Context, state: &str) -> String {
+    let place = context.key.place();
+    let place = place.display();
+    match state {
+        "restored" => format!("key: {place} is again what it was before us\n"),
+        "foreign" => format!(
+            "key: {place} was not ours any more and is left alone; our file about it is removed\n"
+        ),
+        _ => "key: not installed\n".to_owned(),
+    }
+}
+
+fn core(context: &Context, key: Option<&'static str>) -> Result<(), Failure> {
     let lock = context.sysctl.lock();
     let lock = lock.map_err(|error| failed(context, error.into()))?;
     if let Some(file) = &context.sysctl_d {
@@ -50,9 +105,12 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
             hook: "core",
             state,
             current: standing.into(),
+            key,
         });
     }
-    print(&(text(&done) + &kept(context)))
+    let key = key.filter(|state| *state != "not_installed");
+    let key = key.map(|state| key_text(context, state));
+    print(&(key.unwrap_or_default() + &text(&done) + &kept(context)))
 }
 
 fn text(done: &Uninstalled) -> String {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use upcall_config::settings::Settings;
 use upcalld::control::Status;
+use upcalld::hooks::key::KeyHook;
 use upcalld::hooks::sysctl::CoreSysctl;
 use upcalld::policy;
 
@@ -93,6 +94,16 @@ impl<'a> Host<'a> {
     /// The settings as they are on disk.
     pub(super) fn settings(&self) -> Settings {
         policy::check(&self.context.config).settings
+    }
+
+    /// The key hook.
+    pub(super) fn key(&self) -> KeyHook {
+        let hook = self.context.key.clone();
+        if self.root == Path::new("/") {
+            hook
+        } else {
+            hook.below(&self.path("sbin"))
+        }
     }
 
     /// Whether the kernel has our hook.

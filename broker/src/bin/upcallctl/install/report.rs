@@ -193,7 +193,7 @@ pub(super) fn self_test_failed(
             ),
         ),
         (None, Problem::Elsewhere) => (None, "give both the same --config DIR".to_owned()),
-        (None, Problem::Daemon(_) | Problem::Child(_)) => {
+        (None, Problem::Daemon(_) | Problem::Child(_) | Problem::NoKey { .. }) => {
             (None, "see what it says, then again".to_owned())
         }
     };

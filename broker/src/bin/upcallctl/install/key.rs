@@ -1,0 +1,143 @@
+//! `upcallctl install key`: our program goes to /sbin/request-key, is tried, and goes out again if it does not work.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use upcalld::hooks::key::{KeyHook, Standing};
+
+use super::Unharmed;
+use crate::cli::{InstallArgs, Mode};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::format;
+use crate::output::{print, print_json};
+use crate::self_test;
+
+/// The JSON document.
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    version: u32,
+    hook: &'static str,
+    dry_run: bool,
+    /// What the kernel starts.
+    program: String,
+    /// What that was before, and `pass` means now.
+    previous: String,
+    /// Whether dpkg is told.
+    diverted: bool,
+    file: String,
+    /// How long the record of the self-test took; `null`: there was none.
+    self_test_us: Option<u64>,
+}
+
+/// Runs the command.
+pub(super) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {
+    let hook = &context.key;
+    if asked.mode != Mode::Auto {
+        return Err(Failure::Usage {
+            what: "--mode is for core".to_owned(),
+            help: "without it".to_owned(),
+        });
+    }
+    let standing = hook.standing();
+    if asked.if_ours && standing != Standing::Ours {
+        return print("key: not ours; nothing is done (--if-ours)\n");
+    }
+    if asked.dry_run {
+        return answer(context, None, true, &dry(hook, &standing));
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        return Err(Failure::root_only(context));
+    }
+    // Before anything is changed: without a daemon there would be nothing to try.
+    let test = (!asked.no_self_test)
+        .then(|| self_test::Test::prepare(context))
+        .transpose()?;
+    let _unharmed = Unharmed::new();
+    let before = hook.install().map_err(Failure::InstallKey)?;
+    let took = match test.map(self_test::Test::run_key) {
+        None => None,
+        Some(Ok(took)) => Some(took),
+        Some(Err(problem)) => {
+            let place = hook.place().display().to_string();
+            let what = match hook.undo(&before) {
+                Ok(()) => format!("{problem}; {place} is what it was again"),
+                Err(error) => format!("{problem}; and {place} could not be put back: {error}"),
+            };
+            return Err(Failure::SelfTest {
+                what,
+                notes: Vec::new(),
+                help: format!(
+                    "journalctl -u upcalld -n 20; is {} this upcalld's?",
+                    context.run.display()
+                ),
+            });
+        }
+    };
+    answer(context, took, false, &done(context, took))
+}
+
+fn dry(hook: &KeyHook, standing: &Standing) -> String {
+    let (place, was) = (hook.place(), hook.was());
+    let (place, was) = (place.display(), was.display());
+    let what = match standing {
+        Standing::Ours => format!("{place}  ours (as it is)\n"),
+        Standing::Nothing => format!("{place}  new: the shim; there is none now\n"),
+        Standing::Another => format!("{place}  another upcalld's: it would be left\n"),
+        Standing::Lost | Standing::Foreign => {
+            format!("{place}  -> {was}, and the shim in its place\n")
+        }
+    };
+    let told = if hook.is_diverted() {
+        "dpkg-divert       --local --no-rename, so that upgrades leave it\n"
+    } else {
+        "no dpkg           an upgrade of keyutils may take it back\n"
+    };
+    let file = hook.path();
+    format!(
+        "{what}{told}{}  written: socket, `pass` means {was}\n",
+        file.display()
+    )
+}
+
+fn done(context: &Context, took: Option<Duration>) -> String {
+    let tried = took.map_or_else(
+        || "not tried (--no-self-test)".to_owned(),
+        |took| {
+            let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            format!(
+                "self-test: a child of this command asked for a key and got it, its record came after {}",
+                format::duration(took)
+            )
+        },
+    );
+    format!(
+        "key: ours; {tried}\n     `pass` means {} (undo: {})\n",
+        context.key.was().display(),
+        context.typed("uninstall key")
+    )
+}
+
+fn answer(
+    context: &Context,
+    took: Option<Duration>,
+    dry_run: bool,
+    text: &str,
+) -> Result<(), Failure> {
+    let hook = &context.key;
+    if context.json.is_none() {
+        return print(text);
+    }
+    print_json(&Document {
+        schema: "upcalld.install",
+        version: 1,
+        hook: "key",
+        dry_run,
+        program: hook.place().display().to_string(),
+        previous: hook.was().display().to_string(),
+        diverted: hook.is_diverted(),
+        file: hook.path().display().to_string(),
+        self_test_us: took.and_then(|took| u64::try_from(took.as_micros()).ok()),
+    })
+}

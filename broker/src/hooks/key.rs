@@ -1,0 +1,337 @@
+//! The key hook: /sbin/request-key, which the kernel starts by that name alone (security/keys/request_key.c).
+//!
+//! The distribution's program is never gone for a moment: it gets a second name first, then ours is renamed over the
+//! first one; and the way back is one rename too. dpkg is told by dpkg-divert(1), so that an upgrade unpacks the
+//! distribution's program to the second name; it moves nothing itself.
+
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use upcall_helpers::hookfile::HookFile;
+
+use super::file::{self, HookFileError};
+use super::pattern::DEFAULT_HOOKS;
+use super::{InstallFileError, errno_name};
+use crate::linux::secure;
+
+mod divert;
+
+pub use divert::DivertError;
+
+/// What the kernel starts.
+const NAME: &str = "request-key";
+
+/// What the distribution's is called while ours stands there.
+const WAS: &str = "request-key.upcalld-was";
+
+/// The longest script of ours, and the longest file of the hook's.
+const SIZE_MAX: u64 = 4096;
+
+/// Starts every script of ours, whichever upcalld's.
+const MARK: &[u8] = b"#!/bin/sh\n# Written by `upcallctl install key`";
+
+/// Whose program the kernel starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// This upcalld's.
+    Ours,
+    /// Another upcalld's.
+    Another,
+    /// Somebody else's, while the hook's file says that ours was put in: a package was upgraded, or somebody wrote it.
+    Lost,
+    /// Somebody else's.
+    Foreign,
+    /// There is no such program: the kernel refuses every key.
+    Nothing,
+}
+
+/// Where the hook is and what is to be put into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyHook {
+    /// The directory of the kernel's program.
+    directory: PathBuf,
+    /// Whether dpkg may have packages that want the name.
+    dpkg: bool,
+    /// The link to the shim.
+    program: PathBuf,
+    /// The directory of the hooks' files.
+    hooks: PathBuf,
+    /// The daemon's socket.
+    socket: PathBuf,
+}
+
+/// Why it cannot be put in or taken out.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyHookError {
+    /// The hook's file.
+    #[error(transparent)]
+    File(#[from] HookFileError),
+    /// A name of the program's.
+    #[error(transparent)]
+    Name(#[from] InstallFileError),
+    /// dpkg.
+    #[error(transparent)]
+    Divert(#[from] DivertError),
+    /// Another upcalld's stands there.
+    #[error("{} belongs to another upcalld", .0.display())]
+    Another(PathBuf),
+    /// The shim cannot be used.
+    #[error("{}: {why}", path.display())]
+    Program {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// What is needed to undo an installation.
+#[derive(Debug)]
+pub struct Before {
+    standing: Standing,
+    file: Option<Vec<u8>>,
+}
+
+impl KeyHook {
+    /// The host's, for an installation in these directories.
+    pub fn host(libexec: &Path, hooks: &Path, run: &Path) -> Self {
+        Self {
+            directory: PathBuf::from("/sbin"),
+            dpkg: divert::is_there(),
+            program: libexec.join(NAME),
+            hooks: hooks.to_owned(),
+            socket: run.join("upcall.sock"),
+        }
+    }
+
+    /// One in a directory of files, which no package wants: for tests.
+    #[must_use]
+    pub fn below(self, directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            dpkg: false,
+            ..self
+        }
+    }
+
+    /// What the kernel starts.
+    pub fn place(&self) -> PathBuf {
+        self.directory.join(NAME)
+    }
+
+    /// Where the distribution's program is while ours is at its place.
+    pub fn was(&self) -> PathBuf {
+        self.directory.join(WAS)
+    }
+
+    /// Whether dpkg is told.
+    pub fn is_diverted(&self) -> bool {
+        self.dpkg
+    }
+
+    /// The hook's file.
+    pub fn path(&self) -> PathBuf {
+        self.hooks.join("key")
+    }
+
+    /// What stands there.
+    pub fn standing(&self) -> Standing {
+        let place = self.place();
+        let Ok(meta) = std::fs::symlink_metadata(&place) else {
+            return Standing::Nothing;
+        };
+        if let Ok(target) = std::fs::read_link(&place) {
+            if self.is_default() && target == self.program {
+                return Standing::Ours;
+            }
+            if target.with_file_name("upcall-shim").exists() && target.ends_with(NAME) {
+                return Standing::Another;
+            }
+        } else if meta.is_file() && meta.len() <= SIZE_MAX {
+            let text = secure::read_file(&place, SIZE_MAX).unwrap_or_default();
+            if !self.is_default() && text == self.script().as_bytes() {
+                return Standing::Ours;
+            }
+            if text.starts_with(MARK) {
+                return Standing::Another;
+            }
+        }
+        if self.path().exists() && self.was().exists() {
+            Standing::Lost
+        } else {
+            Standing::Foreign
+        }
+    }
+
+    /// Puts ours in; what is ours already is written again.
+    ///
+    /// # Errors
+    /// See [`KeyHookError`]; everything is as it was then.
+    pub fn install(&self) -> Result<Before, KeyHookError> {
+        self.check_program()?;
+        let before = Before {
+            standing: self.standing(),
+            file: secure::read_file(&self.path(), SIZE_MAX).ok(),
+        };
+        if before.standing == Standing::Another {
+            return Err(KeyHookError::Another(self.place()));
+        }
+        file::write(&self.hooks, "key", self.text().as_bytes())?;
+        if before.standing == Standing::Ours {
+            return Ok(before);
+        }
+        match self.take() {
+            Ok(()) => Ok(before),
+            Err(error) => {
+                // The first error is the one to be told.
+                drop(self.undo(&before));
+                Err(error)
+            }
+        }
+    }
+
+    fn take(&self) -> Result<(), KeyHookError> {
+        let (place, was) = (self.place(), self.was());
+        let named = |path: &Path| {
+            let path = path.to_owned();
+            move |source| InstallFileError { path, source }
+        };
+        if place.symlink_metadata().is_ok() {
+            // What is at the place is the newer one, if an upgrade put it there.
+            let new = was.with_extension("upcalld-new");
+            drop(std::fs::remove_file(&new));
+            std::fs::hard_link(&place, &new).map_err(named(&new))?;
+            std::fs::rename(&new, &was).map_err(named(&was))?;
+            // Two names of one file are not renamed (rename(2)).
+            drop(std::fs::remove_file(&new));
+        }
+        if self.dpkg {
+            divert::add()?;
+        }
+        let new = self.directory.join(".request-key.upcalld");
+        drop(std::fs::remove_file(&new));
+        self.create(&new).map_err(named(&new))?;
+        std::fs::rename(&new, &place).map_err(named(&place))?;
+        Ok(())
+    }
+
+    fn create(&self, path: &Path) -> std::io::Result<()> {
+        if self.is_default() {
+            return symlink(&self.program, path);
+        }
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(path)?;
+        std::io::Write::write_all(&mut file, self.script().as_bytes())?;
+        file.sync_all()
+    }
+
+    /// Makes everything what it was before [`KeyHook::install`].
+    ///
+    /// # Errors
+    /// See [`KeyHookError`].
+    pub fn undo(&self, before: &Before) -> Result<(), KeyHookError> {
+        if before.standing != Standing::Ours {
+            self.give_back()?;
+        }
+        match &before.file {
+            Some(bytes) => file::write(&self.hooks, "key", bytes)?,
+            None => file::remove(&self.hooks, "key")?,
+        }
+        Ok(())
+    }
+
+    /// Puts back what stood there before us and removes the hook's file. What is somebody else's is left alone. Returns
+    /// what stood there.
+    ///
+    /// # Errors
+    /// See [`KeyHookError`].
+    pub fn uninstall(&self) -> Result<Standing, KeyHookError> {
+        let standing = self.standing();
+        // What dpkg was told is told for another one's too.
+        if standing != Standing::Another && (standing == Standing::Ours || self.path().exists()) {
+            self.give_back()?;
+        }
+        file::remove(&self.hooks, "key")?;
+        Ok(standing)
+    }
+
+    fn give_back(&self) -> Result<(), KeyHookError> {
+        let (place, was) = (self.place(), self.was());
+        let there = was.symlink_metadata().is_ok();
+        let moved = match (self.standing(), there) {
+            (Standing::Ours, true) => std::fs::rename(&was, &place),
+            (Standing::Ours, false) => std::fs::remove_file(&place),
+            // A name of ours for what is at its place, or an older one that an upgrade has replaced.
+            (Standing::Lost | Standing::Foreign, true) => std::fs::remove_file(&was),
+            _ => Ok(()),
+        };
+        moved.map_err(|source| InstallFileError {
+            path: place,
+            source,
+        })?;
+        if self.dpkg {
+            divert::remove()?;
+        }
+        Ok(())
+    }
+
+    fn is_default(&self) -> bool {
+        self.hooks == Path::new(DEFAULT_HOOKS)
+    }
+
+    /// What stands in the program's place where the hook's file is not where the shim looks by itself.
+    fn script(&self) -> String {
+        let (mark, program) = (String::from_utf8_lossy(MARK), self.program.display());
+        let hooks = self.hooks.display();
+        format!("{mark}.\nexec '{program}' '--hooks={hooks}' \"$@\"\n")
+    }
+
+    /// What an admin set in an earlier one stays.
+    fn text(&self) -> String {
+        let earlier = HookFile::read(&self.hooks, "key");
+        format!(
+            "# Written by `upcallctl install key`; read by the shim that the kernel starts (upcall-shim(8)).\n\
+             socket = {}\ndeadline_ms = {}\n\
+             # Where `pass` goes, and keys that come while upcalld is stopped, unless that is `deny`.\n\
+             program = {}\npass_deadline_ms = {}\nwithout_daemon = {}\n",
+            self.socket.display(),
+            earlier.deadline.as_millis(),
+            self.was().display(),
+            earlier.pass_deadline.as_millis(),
+            if earlier.refuse { "deny" } else { "pass" },
+        )
+    }
+
+    /// The kernel starts it as root, so nobody else may have a hand in it.
+    fn check_program(&self) -> Result<(), KeyHookError> {
+        let wrong = |why: String| KeyHookError::Program {
+            path: self.program.clone(),
+            why,
+        };
+        let meta = std::fs::metadata(&self.program).map_err(|error| wrong(errno_name(&error)))?;
+        if !meta.is_file() || meta.mode() & 0o111 == 0 {
+            return Err(wrong("not a program".to_owned()));
+        }
+        if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+            return Err(wrong("somebody else than root can write it".to_owned()));
+        }
+        let paths = [&self.program, &self.hooks];
+        if paths.map(|path| {
+            path.to_str()
+                .is_some_and(|path| !path.contains(['\'', '\n']))
+        }) != [true, true]
+        {
+            return Err(wrong(
+                "an apostrophe or an odd letter in its path or --config's".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
