@@ -7,6 +7,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -57,7 +58,11 @@ impl Sandbox {
         nix::sys::prctl::set_child_subreaper(true)?;
         // The lock is outside of the mount, so that whoever sweeps can try it.
         let lock = File::create(lock_of(&root))?;
-        ensure!(lock.try_lock().is_ok(), "{} is in use", root.display());
+        // Seen once to fail for a name that nobody had; a place that is in use stays so.
+        let locked = crate::command::until(Duration::from_secs(1), "a lock", || {
+            lock.try_lock().is_ok().then_some(())
+        });
+        ensure!(locked.is_ok(), "{} is in use", root.display());
         if root.exists() {
             let _ = umount2(&root, MntFlags::MNT_DETACH);
             std::fs::remove_dir(&root).with_context(|| format!("{}", root.display()))?;

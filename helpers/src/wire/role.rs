@@ -33,7 +33,7 @@ pub enum FdRole {
     Record,
     /// The program, where it is executed by descriptor.
     Program,
-    /// [`Exec`] only: becomes this descriptor number, at most 15, of the program.
+    /// [`super::launch::Exec`] only: becomes this descriptor number, at most 15, of the program.
     Number(u8),
 }
 

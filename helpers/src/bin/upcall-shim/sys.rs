@@ -2,7 +2,7 @@
 //!
 //! The shim is started once for every crash, and the crashed process waits. The runtime's start (a poll of 0 to 2, the
 //! stack's bounds out of /proc/self/maps, an alternate signal stack) and what it links cost a tenth of our whole life.
-//! What of it the shim needs is done here and in [`super::run`]; std has the arguments from the C library itself.
+//! What of it the shim needs is done here and in [`mod@super::run`]; std has the arguments from the C library itself.
 
 #![expect(unsafe_code, reason = "a symbol that the C library calls")]
 
