@@ -136,7 +136,9 @@ fn in_podman_with_a_user_namespace() -> Result<()> {
 /// Starts crash-me on the host, lets it crash, and returns its pid and whether it dumped core.
 fn on_the_host_with(scene: &HostScene, words: &[&str]) -> Result<(u32, bool)> {
     let mut victim = command(scene.sandbox.path("bin/crash-me"));
-    let mut victim = victim.args(words).stdin(Stdio::null()).spawn()?;
+    // What stood before us may leave a core where it was.
+    let victim = victim.args(words).current_dir(scene.sandbox.root());
+    let mut victim = victim.stdin(Stdio::null()).spawn()?;
     let pid = victim.id();
     Ok((pid, victim.wait()?.core_dumped()))
 }

@@ -197,7 +197,7 @@ fn helper(stage: &Stage, row: &Row, record: &Record) -> Result<(), String> {
 /// Where the core is and how large.
 pub(crate) fn core(record: &Record) -> Option<(PathBuf, u64)> {
     let store = action(record, "store").ok()?;
-    Some((store.path.as_ref()?.into(), store.stored_bytes?))
+    Some((store.path.as_ref()?.into(), store.size_bytes?))
 }
 
 /// `runtime/name` of a record's container.
