@@ -238,6 +238,7 @@ impl Context<'_> {
             cgroup: run.cgroup,
             memory: run.memory,
             address_space: run.address_space,
+            core: run.core,
             files: run.files.clone(),
             authority: self.authority(run),
         }

@@ -41,6 +41,7 @@ pub struct Run {
     pub(crate) cgroup: Cgroup,
     pub(crate) memory: Option<u64>,
     pub(crate) address_space: Option<u64>,
+    pub(crate) core: bool,
     pub(crate) files: Vec<String>,
     pub(crate) authority: bool,
 }
@@ -307,6 +308,7 @@ impl Run {
             },
             memory: None,
             address_space: None,
+            core: true,
             files: Vec::new(),
             authority: false,
         }
@@ -358,6 +360,11 @@ impl Run {
     /// Of a key: whether it may answer itself; else it prints the payload.
     pub fn has_authority(&self) -> bool {
         self.authority
+    }
+
+    /// Whether its standard input is the core; else there is nothing in it, and the process is held while it runs.
+    pub fn reads_core(&self) -> bool {
+        self.core
     }
 
     /// `RLIMIT_AS` in bytes.

@@ -237,6 +237,8 @@ pub(crate) struct RunRule {
     pub(crate) address_space: Option<u64>,
     pub(crate) without_user_namespace: bool,
     pub(crate) trusted_container: bool,
+    /// Whether its standard input is the core.
+    pub(crate) core: bool,
     /// Files of the container that a program beside it sees.
     pub(crate) files: Vec<String>,
 }

@@ -27,6 +27,7 @@ use crate::identify::Origin;
 use crate::identify::core::CoreWords;
 use crate::intake::call::{Caller, CoreCall, KernelPipe};
 use crate::launch::{Launcher, Slot};
+use crate::linux::coresock::Answer;
 use crate::resolve::Container;
 use crate::store::ledger::Tokens;
 use crate::store::record::{Action, Outcome};
@@ -173,7 +174,7 @@ impl Broker {
 
 impl Work<'_> {
     /// Has the kernel write, where it waits to be told, once; `false`: there is nothing for us to read.
-    async fn begin(&mut self) -> bool {
+    async fn begin(&mut self, answer: Answer) -> bool {
         let (None, Some(kernel)) = (self.begun, &self.kernel) else {
             return self.begun == Some(true);
         };
@@ -185,7 +186,7 @@ impl Work<'_> {
             self.wrong(reason::stage(Stage::Claim, Errno::EAGAIN, "", &place));
             return false;
         }
-        let begun = self.caller.begin(kernel).await;
+        let begun = self.caller.begin(kernel, answer).await;
         self.begun = Some(begun.is_ok());
         if let Err(error) = &begun {
             self.kernel = None;
@@ -201,7 +202,7 @@ impl Work<'_> {
         let plan = if plan.pass() {
             match self.broker.previous() {
                 Some(previous @ Pattern::Pipe(_)) => {
-                    if !self.begin().await {
+                    if !self.begin(Answer::Write).await {
                         return;
                     }
                     return self.pass(&plan, &previous).await;
@@ -222,7 +223,8 @@ impl Work<'_> {
         };
         let takers = Taker::all(&plan);
         let wanted = !takers.is_empty() || store.is_some();
-        if wanted && !self.begin().await {
+        let answer = takers::answer(&takers, store.is_some(), &plan);
+        if wanted && !self.begin(answer).await {
             return;
         }
         let taken = match (takers.as_slice(), store) {

@@ -116,6 +116,9 @@ pub(super) fn text(
         line("run", program(run));
         line("in", place(run, seen));
         line("as", user(run, seen));
+        if !run.reads_core() {
+            line("stdin", "nothing; the process is held meanwhile".to_owned());
+        }
     }
     if let Some(run) = plan.deliver() {
         line("deliver", delivered(run));

@@ -69,16 +69,16 @@ impl Caller {
         }
     }
 
-    /// Has the kernel begin, which the shim's pipe does by itself: somebody is about to read.
+    /// Has the kernel begin, which the shim's pipe does by itself: somebody is about to read, or to look at the process.
     ///
     /// # Errors
     /// See [`TalkError`]: there is nothing to read then.
-    pub async fn begin(&self, kernel: &KernelPipe) -> Result<(), TalkError> {
+    pub async fn begin(&self, kernel: &KernelPipe, answer: Answer) -> Result<(), TalkError> {
         let Self::Kernel(opening) = self else {
             return Ok(());
         };
         if let Opening::Question { takes } = opening {
-            coresock::answer(&kernel.pipe, *takes, Answer::Write, TAKEN_WITHIN).await?;
+            coresock::answer(&kernel.pipe, *takes, answer, TAKEN_WITHIN).await?;
         }
         Ok(coresock::make_blocking(&kernel.pipe)?)
     }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use tokio::sync::mpsc;
 use upcall_config::plan::{Compress, Program, Run, Store};
 use upcall_helpers::wire::{EncodeError, Exec, FdRole, Launch, Report, Task, cgroup_name};
@@ -96,6 +97,8 @@ impl Slot {
 pub enum Source<'a> {
     /// Straight from the kernel's pipe, which it claims.
     Kernel(&'a KernelPipe),
+    /// Nowhere: it claims the kernel's pipe, and has the process held, and reads nothing.
+    Held(&'a KernelPipe),
     /// From the worker that stores it.
     Stored {
         /// The worker's pipe.
@@ -347,6 +350,14 @@ impl Launcher {
                 (FdRole::Stdin, kernel.pipe.as_fd()),
                 (FdRole::Claim, kernel.claim.as_fd()),
             ]),
+            Source::Held(kernel) => {
+                let (empty, _) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+                fds.push((FdRole::Stdin, empty));
+                borrowed.extend([
+                    (FdRole::Hold, kernel.pipe.as_fd()),
+                    (FdRole::Claim, kernel.claim.as_fd()),
+                ]);
+            }
             Source::Stored { pipe, hold } => {
                 fds.push((FdRole::Stdin, pipe));
                 borrowed.push((FdRole::Hold, hold));

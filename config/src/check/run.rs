@@ -71,6 +71,14 @@ pub(super) fn run(
     };
     let without_user_namespace = flag("without_user_namespace");
     let trusted_container = flag("trusted_container");
+    let core = table.item("core").map(|item| {
+        if kind != Kind::Core {
+            let message = "`run.core` goes with `upcall = \"core\"` only";
+            let label = "there is no core";
+            report.mistake(Code::WrongKind, item.key.clone(), message, label);
+        }
+        item.flag(report).unwrap_or(true)
+    });
     if report.errors() != before {
         return None;
     }
@@ -91,6 +99,7 @@ pub(super) fn run(
         address_space: address_space.flatten(),
         without_user_namespace,
         trusted_container,
+        core: core.unwrap_or(true),
         files,
     };
     Some((run, span))

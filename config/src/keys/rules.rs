@@ -256,6 +256,13 @@ pub(super) const KNOWN: &[Key] = &[
         "RLIMIT_AS",
     ),
     key(
+        "run.core",
+        Value::Flag,
+        "true",
+        "false",
+        "whether its stdin is the core; without it the process is held for it to look at",
+    ),
+    key(
         "run.without_user_namespace",
         Value::Flag,
         "false",

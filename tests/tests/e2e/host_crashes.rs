@@ -271,6 +271,39 @@ fn a_process_is_held_until_its_helper_has_ended() -> Result<()> {
 }
 
 #[test]
+fn a_helper_without_the_core_looks_at_the_process() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    // With `drop` the kernel's socket is told to write nothing at all.
+    for on_failure in ["drop", "store"] {
+        let scene = HostScene::by(
+            MODE,
+            &format!(
+                "[[rule]]\nupcall = \"core\"\nmatch.container = {{}}\non_failure = \"{on_failure}\"\n\
+                 run = {{ in = \"container\", command = [\"/helper\"], core = false }}\n"
+            ),
+        )?;
+        let container = Runc::new("web")
+            .user_namespace()
+            .root(crate::scene::script(
+                "/helper",
+                "cat | wc -c; sleep 0.2; readlink /proc/1/exe",
+            ))
+            .start(&scene.sandbox)?;
+        container.crash(container.init())?;
+        until(Duration::from_secs(5), "the container's end", || {
+            (!runs(container.init())).then_some(())
+        })?;
+        let record = scene.record(container.init())?;
+        assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+        let said = upcall_e2e::records::said(&record)?;
+        let words: Vec<&str> = said.split_whitespace().collect();
+        assert_eq!(words, ["0", "/init"], "{on_failure}");
+        scene.end()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn two_at_once_are_two() -> Result<()> {
     needs!(HostHooks, Root, Runc);
     let scene = HostScene::by(MODE, PROBE_AND_STORE)?;

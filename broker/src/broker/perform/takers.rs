@@ -4,11 +4,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::OFlag;
-use upcall_config::plan::{Place, Plan, Run, Store};
+use upcall_config::plan::{OnFailure, Place, Plan, Run, Store};
 
 use super::Work;
 use crate::broker::reason::{self, Explained};
 use crate::launch::{Job, Slot, Source};
+use crate::linux::coresock::Answer;
 use crate::store::record::Action;
 
 /// One that takes the core, through a keeper.
@@ -34,6 +35,17 @@ impl Taker {
     }
 }
 
+/// What the kernel is to do for these takers, where it can be told: it need not write what nobody will read, not even
+/// what `on_failure` keeps.
+pub(super) fn answer(takers: &[Taker], copy: bool, plan: &Plan) -> Answer {
+    let read = copy || takers.iter().any(|taker| taker.run.reads_core());
+    if read || plan.on_failure() != OnFailure::Drop {
+        Answer::Write
+    } else {
+        Answer::Hold
+    }
+}
+
 impl Work<'_> {
     /// One taker, straight from the kernel's pipe.
     ///
@@ -43,7 +55,12 @@ impl Work<'_> {
         let Some(kernel) = &self.kernel else {
             return Ok(());
         };
-        let action = self.start(taker, Source::Kernel(kernel)).await?;
+        let source = if taker.run.reads_core() {
+            Source::Kernel(kernel)
+        } else {
+            Source::Held(kernel)
+        };
+        let action = self.start(taker, source).await?;
         self.launched(taker.slot, Some(action));
         self.claimant = Some(taker.slot);
         self.follow().await
@@ -59,10 +76,11 @@ impl Work<'_> {
         let mut feeds = Vec::new();
         for taker in takers {
             match self.start_fed(taker).await {
-                Ok(feed) => feeds.push((taker.slot, feed)),
+                Ok(feed) => feeds.extend(feed.map(|feed| (taker.slot, feed))),
                 Err(wrong) => self.failed(taker.slot, wrong),
             }
         }
+        let readers = takers.iter().filter(|taker| taker.run.reads_core()).count();
         let mut store = store;
         if store.is_none() {
             // Whoever cannot be started says so before the first byte is read: then it is not too late for on_failure.
@@ -71,7 +89,7 @@ impl Work<'_> {
             if feeds.is_empty() {
                 return false;
             }
-            if feeds.len() < takers.len() {
+            if feeds.len() < readers {
                 let instead = plan.after_failure().store();
                 store = instead.and_then(|store| self.room_for(store));
             }
@@ -81,18 +99,18 @@ impl Work<'_> {
         true
     }
 
-    /// Starts a taker that waits for what upcall-store will write to the pipe that is returned.
-    async fn start_fed(&mut self, taker: &Taker) -> Result<OwnedFd, Explained> {
+    /// Starts a taker that waits for what upcall-store will write to the pipe that is returned; `None`: for nothing.
+    async fn start_fed(&mut self, taker: &Taker) -> Result<Option<OwnedFd>, Explained> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
             .map_err(|errno| reason::launch(&errno.into(), &self.place()))?;
         let Some(kernel) = &self.kernel else {
-            return Ok(write);
+            return Ok(None);
         };
         let hold = kernel.pipe.as_fd();
         let source = Source::Stored { pipe: read, hold };
         let action = self.start(taker, source).await?;
         self.launched(taker.slot, Some(action));
-        Ok(write)
+        Ok(taker.run.reads_core().then_some(write))
     }
 
     async fn start(&self, taker: &Taker, source: Source<'_>) -> Result<Action, Explained> {
