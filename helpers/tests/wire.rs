@@ -107,6 +107,7 @@ fn enter() -> Launch {
             cgroups_v1: vec![b"/lxc/web".to_vec(), b"/".to_vec()],
             origin: None,
             ready: false,
+            in_all: false,
             memory: Some(1 << 28),
             progress: 30_000,
             output: 4096,

@@ -62,6 +62,7 @@ fn beside() -> Launch {
             reader: [300_000, 300_001],
             origin: None,
             ready: false,
+            in_all: true,
         })),
     }
 }

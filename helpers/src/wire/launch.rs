@@ -30,6 +30,7 @@ const READY: u16 = 22;
 const KEY: u16 = 23;
 const FILES: u16 = 24;
 const READER: u16 = 25;
+const IN_ALL: u16 = 26;
 
 const ID_MAX: usize = 16;
 const WORDS_MAX: usize = 256;
@@ -160,9 +161,11 @@ pub struct Enter {
     pub memory: Option<u64>,
     /// Ended when this long went by without a byte taken, in milliseconds.
     pub progress: u32,
+    /// Whether [`Enter::progress`] is how long it may take in all, whatever moves.
+    pub in_all: bool,
     /// Bytes of the helper's own output that are kept.
     pub output: u32,
-    /// The key that it works on; then [`Enter::progress`] is how long it may take in all.
+    /// The key that it works on.
     pub key: Option<KeyWork>,
     /// [`Place::Beside`]: files of the container that are shown in the place of the host's, by absolute path; at most 8.
     pub files: Vec<Vec<u8>>,
@@ -285,6 +288,9 @@ impl Enter {
                 .list(FILES, &self.files, FILES_MAX, PATH_MAX)
                 .u64(READER, uid | gid << 32);
         }
+        if self.in_all {
+            writer.u8(IN_ALL, 1);
+        }
     }
 }
 
@@ -313,6 +319,7 @@ struct Raw {
     cgroups_v1: Vec<Vec<u8>>,
     origin: Option<[u32; 2]>,
     ready: Option<bool>,
+    in_all: Option<bool>,
     key: Option<KeyWork>,
     files: Vec<Vec<u8>>,
     reader: Option<[u32; 2]>,
@@ -354,6 +361,7 @@ impl Raw {
                 once(&mut self.origin, tag, numbers)
             }
             READY => once(&mut self.ready, tag, field.u8()? != 0),
+            IN_ALL => once(&mut self.in_all, tag, field.u8()? != 0),
             KEY => {
                 let [serial, authority] = halves(field.u64()?);
                 let authority = match authority {
@@ -425,6 +433,7 @@ impl Raw {
                 ready: self.ready.unwrap_or(false),
                 memory: self.memory,
                 progress: self.progress.ok_or(DecodeError::Missing(PROGRESS))?,
+                in_all: self.in_all.unwrap_or(false),
                 output: self.output.ok_or(DecodeError::Missing(OUTPUT))?,
                 key: self.key,
                 files: self.files,

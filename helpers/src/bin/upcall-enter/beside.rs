@@ -33,8 +33,13 @@ const FILE_MAX: u64 = 64 * 1024;
 /// How long the container's files may take to read, in milliseconds.
 const PATIENCE: u16 = 1000;
 
-/// Reads the container's files, each whole; one that is not there is empty.
-pub(crate) fn read_files(proc: &OwnedFd, enter: &Enter) -> Result<Vec<Vec<u8>>, Failure> {
+/// Reads the container's files, each whole; one that is not there is empty. `leader` is the init's pidfd: what was opened
+/// by its number was its own if it still has that afterwards.
+pub(crate) fn read_files(
+    proc: &OwnedFd,
+    enter: &Enter,
+    leader: Option<&OwnedFd>,
+) -> Result<Vec<Vec<u8>>, Failure> {
     let copies: Result<Vec<File>, Errno> = enter
         .files
         .iter()
@@ -64,6 +69,8 @@ pub(crate) fn read_files(proc: &OwnedFd, enter: &Enter) -> Result<Vec<Vec<u8>>, 
         }
         WaitStatus::Signaled(_) => return Err(Errno::EIO).at(Stage::Files),
     }
+    let leader = leader.ok_or(Errno::EBADF).at(Stage::Plan)?;
+    sys::pidfd_send_signal(leader.as_fd(), 0).at(Stage::Files)?;
     let mut files = Vec::with_capacity(copies.len());
     for mut copy in copies {
         copy.rewind().at(Stage::Files)?;

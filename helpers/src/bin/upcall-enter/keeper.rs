@@ -144,7 +144,8 @@ impl Keeper<'_> {
     ) -> Result<(), Failure> {
         let (ours, theirs) = pipes.split();
         // Before there is a joiner, which would have to wait for them.
-        let files = beside::read_files(&self.context.proc, self.enter)?;
+        let leader = fds.get(FdRole::Leader);
+        let files = beside::read_files(&self.context.proc, self.enter, leader)?;
         let helper = self.fork(cgroup, fds, &theirs, &ours.going, &files)?;
         drop((theirs, ours.going));
         let begun = self.executed(ours.status);
@@ -161,7 +162,7 @@ impl Keeper<'_> {
         if self.enter.ready {
             relay.demand(SLOWEST);
         }
-        relay.in_all = self.enter.key.is_some();
+        relay.in_all = self.enter.in_all;
         let timed_out = relay.run(&helper.pidfd, self.row).is_err();
         if timed_out {
             cgroup.kill();

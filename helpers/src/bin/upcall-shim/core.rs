@@ -1,34 +1,19 @@
 //! The core hook: `|…/core [--hooks=DIR] %P %I …` of kernel.core_pattern.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::time::{ClockId, clock_gettime};
-use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::sys;
-use upcall_helpers::wire::{CORE_PIDFD_WORD, Hook, Request, RequestFd, Verdict, Why, id};
+use upcall_helpers::wire::{CORE_PIDFD_WORD, Hook, Request, RequestFd, Verdict, Why};
 
-use crate::{FAILURE, SUCCESS, link, spool};
-
-/// Where `install` puts the hooks' files unless core_pattern says otherwise.
-pub(crate) const HOOKS: &[u8] = b"/etc/upcalld/hooks";
+use crate::{FAILURE, SUCCESS, hook, link, spool};
 
 /// Serves one core dump.
 pub(crate) fn run(mut words: Vec<Vec<u8>>) -> u8 {
-    let started = monotonic();
-    let option = words
-        .first()
-        .and_then(|word| word.strip_prefix(b"--hooks="))
-        .map(<[u8]>::to_vec);
-    if option.is_some() {
-        words.remove(0);
-    }
-    let directory = option.as_deref().unwrap_or(HOOKS);
-    let hook = HookFile::read(Path::new(std::ffi::OsStr::from_bytes(directory)), "core");
+    let started = hook::monotonic();
+    let hook = hook::file(&mut words, "core");
     let (Ok(stdin), Ok(claim)) = (sys::inherited(0), one_token()) else {
         return FAILURE; // not started by the kernel, or it is out of memory
     };
@@ -46,14 +31,14 @@ pub(crate) fn run(mut words: Vec<Vec<u8>>) -> u8 {
         argv: words,
         fds,
         started,
-        id: Some(id(u64::from_le_bytes(sys::random().unwrap_or_default()))),
+        id: Some(hook::new_id()),
         key: None,
     };
     let why = match link::ask(&hook, &request, &given).map(|answer| answer.verdict) {
         // Refused: closing the pipe ends the dump.
         Ok(Verdict::Deny { .. }) => return FAILURE,
         Ok(Verdict::Done) => return SUCCESS,
-        // The others are verdicts on keys.
+        // The others are verdicts on keys and modules.
         Ok(_) => Why::HandedBack,
         Err(Errno::EAGAIN | Errno::EINPROGRESS) => Why::Late,
         Err(_) => Why::Absent,
@@ -82,14 +67,4 @@ fn kernels_pidfd(words: &[Vec<u8>]) -> Option<OwnedFd> {
         Some(b"3") => sys::inherited(3).ok(),
         _ => None,
     }
-}
-
-pub(crate) fn monotonic() -> u64 {
-    let Ok(time) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
-        return 0;
-    };
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
 }

@@ -10,12 +10,15 @@ use upcall_helpers::wire::KeyRequest;
 /// /proc/keys is read up to here: a host's whole quota of keys is shorter.
 const KEYS_MAX: usize = 64 << 20;
 
-/// Takes the authority over this key and gathers what is known about it. `thread_keyring` as the kernel says it.
+/// Gathers what is known about this key, whose authorisation key was assumed. `thread_keyring` as the kernel says it.
 ///
 /// # Errors
-/// There is no authority to be had: whoever started us was not the kernel, or the key is answered.
-pub(crate) fn gather(key: i32, thread_keyring: Option<i32>) -> Result<KeyRequest, Errno> {
-    let authorisation = keys::assume_authority(key)?;
+/// As keyctl(2): the requester may have revoked the key meanwhile.
+pub(crate) fn gather(
+    key: i32,
+    authorisation: i32,
+    thread_keyring: Option<i32>,
+) -> Result<KeyRequest, Errno> {
     Ok(KeyRequest {
         // Without it the daemon does not know who asks, and says so.
         authorisation: line_of(authorisation).unwrap_or_default(),

@@ -5,18 +5,16 @@
 //! file does not refuse that too; a daemon that is late or has just ended is no leave to do more than it would have.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::seqpacket;
-use upcall_helpers::sys::{self, keys};
-use upcall_helpers::wire::{Answered, Event, Hook, KEY_WORDS, Report, Request, Verdict, id};
+use upcall_helpers::sys::keys;
+use upcall_helpers::wire::{Answered, Event, Hook, ID_LENGTH, KEY_WORDS, Report, Request, Verdict};
 
-use crate::core::{HOOKS, monotonic};
 use crate::link::{self, Answer};
-use crate::{FAILURE, SUCCESS, evidence, run};
+use crate::{FAILURE, SUCCESS, evidence, hook, run};
 
 /// How long a refusal of ours holds: long enough for the requester to see its error, which one of no time at all loses.
 const SHORT: u32 = 1;
@@ -27,21 +25,13 @@ pub(crate) struct Key {
     /// `type;uid;gid;permissions;description`.
     pub(crate) described: Vec<u8>,
     /// The upcall's id.
-    pub(crate) id: Vec<u8>,
+    pub(crate) id: [u8; ID_LENGTH],
 }
 
 /// Answers one key.
 pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
-    let started = monotonic();
-    let option = words
-        .first()
-        .and_then(|word| word.strip_prefix(b"--hooks="))
-        .map(<[u8]>::to_vec);
-    if option.is_some() {
-        words.remove(0);
-    }
-    let directory = option.as_deref().unwrap_or(HOOKS);
-    let hook = HookFile::read(Path::new(std::ffi::OsStr::from_bytes(directory)), "key");
+    let started = hook::monotonic();
+    let hook = hook::file(&mut words, "key");
     let mut previous = match words.iter().position(|word| word == b"--") {
         Some(at) => words.split_off(at).split_off(1),
         None => Vec::new(),
@@ -50,23 +40,29 @@ pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
         previous.push(hook.program.as_os_str().as_bytes().to_vec());
         previous.extend(words.iter().cloned());
     }
-    let Some((serial, key)) = gathered(&words) else {
-        // Somebody tries out what stood before us, by our name.
+    let numbers = numbers(&words);
+    let authority = numbers.and_then(|(serial, _)| keys::assume_authority(serial).ok());
+    let (Some((serial, thread_keyring)), Some(authority)) = (numbers, authority) else {
+        // Nothing that the kernel waits for: somebody tries out what stood before us, by our name.
         return run::become_previous(&previous);
     };
+    let mut key = Key {
+        serial,
+        described: Vec::new(),
+        id: hook::new_id(),
+    };
+    // From here on it is ours to answer, whatever a tenant does to the key meanwhile.
+    let Ok(gathered) = evidence::gather(serial, authority, thread_keyring) else {
+        return key.refused(Errno::EKEYREJECTED);
+    };
+    key.described.clone_from(&gathered.described);
     let request = Request {
         hook: Hook::Key,
         argv: words,
         fds: Vec::new(),
         started,
-        id: Some(id(u64::from_le_bytes(sys::random().unwrap_or_default()))),
-        key: Some(key),
-    };
-    let described = request.key.as_ref().map(|key| key.described.clone());
-    let key = Key {
-        serial,
-        described: described.unwrap_or_default(),
-        id: request.id.unwrap_or_default().to_vec(),
+        id: Some(key.id),
+        key: Some(gathered),
     };
     match link::ask(&hook, &request, &[]) {
         Ok(answer) => key.obey(answer, &hook, &previous),
@@ -79,8 +75,8 @@ pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
     }
 }
 
-/// The key and everything about it, where these are the kernel's words and it is ours to answer.
-fn gathered(words: &[Vec<u8>]) -> Option<(i32, upcall_helpers::wire::KeyRequest)> {
+/// The key and the requester's thread keyring, where these are the kernel's words.
+fn numbers(words: &[Vec<u8>]) -> Option<(i32, Option<i32>)> {
     let number = |word: Option<&Vec<u8>>| -> Option<i32> {
         word.and_then(|word| str::from_utf8(word).ok())
             .and_then(|word| word.parse().ok())
@@ -89,8 +85,7 @@ fn gathered(words: &[Vec<u8>]) -> Option<(i32, upcall_helpers::wire::KeyRequest)
         return None;
     }
     let serial = number(words.get(1)).filter(|serial| *serial > 0)?;
-    let key = evidence::gather(serial, number(words.get(4))).ok()?;
-    Some((serial, key))
+    Some((serial, number(words.get(4))))
 }
 
 impl Key {
@@ -196,9 +191,9 @@ impl Key {
     /// Tells the daemon one thing.
     pub(crate) fn report(&self, event: Event, tell: impl FnOnce(&[u8])) {
         let report = Report {
-            id: self.id.clone(),
+            id: self.id.to_vec(),
             slot: 0,
-            time: monotonic(),
+            time: hook::monotonic(),
             event,
         };
         if let Ok(report) = report.encode() {

@@ -11,6 +11,7 @@
 mod core;
 mod evidence;
 mod facts;
+mod hook;
 mod key;
 mod link;
 mod module;

@@ -1,8 +1,9 @@
 //! The module hook: `kernel.modprobe`, started as `modprobe -q -- ALIAS` (kernel/module/kmod.c, `call_modprobe`).
 //!
 //! Whoever made the kernel want the module waits, and so, behind fifty of them, does the whole host: the answer comes
-//! within 50 milliseconds (`deadline_ms` in the hook's file) or it is a refusal. What goes on is the host's own modprobe with the kernel's words and
-//! environment, in this very process. Only where nobody listens at all the hook's file decides.
+//! within 50 milliseconds (`deadline_ms` in the hook's file) or it is a refusal. What goes on is the host's own modprobe
+//! with the kernel's words and environment, in this very process. Only where nobody listens at all the hook's file
+//! decides.
 
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -10,26 +11,15 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::stat;
-use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::seqpacket;
-use upcall_helpers::sys;
-use upcall_helpers::wire::{Event, Hook, Report, Request, Stage, Verdict, id};
+use upcall_helpers::wire::{Event, Hook, Report, Request, Stage, Verdict};
 
-use crate::core::{HOOKS, monotonic};
-use crate::{FAILURE, link, run};
+use crate::{FAILURE, hook, link, run};
 
 /// Answers one request for a module.
 pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
-    let started = monotonic();
-    let option = words
-        .first()
-        .and_then(|word| word.strip_prefix(b"--hooks="))
-        .map(<[u8]>::to_vec);
-    if option.is_some() {
-        words.remove(0);
-    }
-    let directory = option.as_deref().unwrap_or(HOOKS);
-    let hook = HookFile::read(Path::new(std::ffi::OsStr::from_bytes(directory)), "module");
+    let started = hook::monotonic();
+    let hook = hook::file(&mut words, "module");
     if is_own(&hook.program) {
         return FAILURE; // it would start itself without end
     }
@@ -39,7 +29,7 @@ pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
         // Somebody tries out what stood before us, by our name.
         return run::become_previous(&previous);
     }
-    let id = id(u64::from_le_bytes(sys::random().unwrap_or_default()));
+    let id = hook::new_id();
     let request = Request {
         hook: Hook::Module,
         argv: words,
@@ -60,7 +50,7 @@ pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
         return FAILURE;
     };
     let tell = |event: Event| {
-        let time = monotonic();
+        let time = hook::monotonic();
         let report = Report {
             id: id.to_vec(),
             slot: 0,

@@ -63,7 +63,6 @@ pub(crate) fn here(
         let Ok(report) = Report::decode(&received.record) else {
             return Err(Errno::EKEYREJECTED); // it has ended without a word
         };
-        // First the requester, who waits; but where nothing was answered yet the order is nobody's loss.
         tell(&received.record);
         match report.event {
             Event::Ended {

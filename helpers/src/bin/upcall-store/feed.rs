@@ -145,7 +145,7 @@ impl Feeds {
 
     /// Waits for the next part; `None` at the end, and where nobody is left to be given it.
     pub(crate) fn next(&mut self, source: &OwnedFd, memory: &mut [u8]) -> Option<usize> {
-        loop {
+        while self.0.iter().any(|feed| feed.pipe.is_some()) {
             // A pipe without a reader says so unasked; waiting for the source alone would not see the takers go.
             let mut fds = vec![PollFd::new(source.as_fd(), PollFlags::POLLIN)];
             let pipes = self.0.iter().filter_map(|feed| feed.pipe.as_ref());
@@ -156,9 +156,6 @@ impl Feeds {
             }
             let ready = fds.first().and_then(PollFd::any) == Some(true);
             self.0.iter_mut().for_each(Feed::close_if_gone);
-            if self.0.iter().all(|feed| feed.pipe.is_none()) {
-                return None;
-            }
             if ready {
                 match nix::unistd::read(source, memory) {
                     Ok(0) => return None,
@@ -168,5 +165,6 @@ impl Feeds {
                 }
             }
         }
+        None
     }
 }

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::linkat;
 
-use upcall_helpers::patience::left;
+use upcall_helpers::patience;
 use upcall_helpers::promise::Promise;
 use upcall_helpers::sys;
 
@@ -231,7 +231,7 @@ impl Keeping<'_> {
                 continue;
             }
             let came = self.copy.end() + bytes(self.filled);
-            match self.wait(memory, left_to_wait(self.patience, start, came)) {
+            match self.wait(memory, patience::left(self.patience, start.elapsed(), came)) {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(error) => {
@@ -328,10 +328,6 @@ impl Keeping<'_> {
             memory: memory.get(..self.filled).unwrap_or_default(),
         });
     }
-}
-
-fn left_to_wait(patience: Duration, start: Instant, came: u64) -> Duration {
-    left(patience, start.elapsed(), came)
 }
 
 fn bytes(length: usize) -> u64 {

@@ -335,3 +335,21 @@ fn a_core_that_keeps_coming_is_waited_for_and_one_that_stops_is_not() {
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }
+
+#[test]
+fn nobody_is_waited_for_where_nobody_is_to_be_given_anything() {
+    // No room for a copy, no takers, and a dump that stands still.
+    let directory = directory("nobody");
+    let (write, mut job) = job(u64::MAX, Vec::new(), &directory);
+    job.keep_free = u64::MAX;
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut error = None;
+        run(job, &mut |kept| error = kept.error);
+        done.send(error).unwrap();
+    });
+    let error = ended.recv_timeout(Duration::from_secs(5));
+    assert_eq!(error, Ok(Some(Errno::ENOSPC)));
+    drop(write);
+    std::fs::remove_dir_all(&directory).unwrap();
+}

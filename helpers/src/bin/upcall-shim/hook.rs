@@ -1,0 +1,42 @@
+//! What every hook begins with: its file, the time, and an id for the upcall.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::time::{ClockId, clock_gettime};
+use upcall_helpers::hookfile::HookFile;
+use upcall_helpers::sys;
+use upcall_helpers::wire::{ID_LENGTH, id};
+
+/// Where `install` puts the hooks' files unless the hook itself says otherwise.
+const HOOKS: &[u8] = b"/etc/upcalld/hooks";
+
+/// Takes `--hooks=DIR` off the front of the kernel's words, and reads the file of this hook there.
+pub(crate) fn file(words: &mut Vec<Vec<u8>>, kind: &str) -> HookFile {
+    let option = words
+        .first()
+        .and_then(|word| word.strip_prefix(b"--hooks="))
+        .map(<[u8]>::to_vec);
+    if option.is_some() {
+        words.remove(0);
+    }
+    let directory = option.as_deref().unwrap_or(HOOKS);
+    HookFile::read(Path::new(OsStr::from_bytes(directory)), kind)
+}
+
+/// An id that nobody else has.
+pub(crate) fn new_id() -> [u8; ID_LENGTH] {
+    id(u64::from_le_bytes(sys::random().unwrap_or_default()))
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+pub(crate) fn monotonic() -> u64 {
+    let Ok(time) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+        return 0;
+    };
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
+}
