@@ -58,6 +58,9 @@ use module::Modules;
 use post::Posts;
 use refusals::Refusals;
 
+/// Why an upcall is refused that nobody else could keep.
+const BUSY: &str = "everything is busy: as many upcalls as `limits` allows are in work";
+
 /// Late upcalls that are remembered until their cores are taken in.
 const LATE_MAX: usize = 4096;
 
@@ -411,8 +414,7 @@ impl Broker {
             return self.hand_back(call, "everything is busy");
         }
         let key = refusals::Key::new(None, tenant, Reason::Concurrency);
-        let message = "everything is busy: as many cores as `limits` allows are in work";
-        self.refuse(call, draft, Reason::Concurrency, message, Some(key));
+        self.refuse(call, draft, Reason::Concurrency, BUSY, Some(key));
     }
 
     /// Leaves the core to the shim, which keeps it; where the kernel itself asks, nobody does.

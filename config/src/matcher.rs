@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::facts::{ContainerFacts, Facts, Runtime, UserNamespace};
+use crate::facts::{ContainerFacts, Facts, Reason, Runtime, UserNamespace};
 use crate::field::Field;
 use crate::keytype::Caller;
 use crate::rule::{Condition, Rule, Test};
@@ -128,6 +128,8 @@ impl<'a> View<'a> {
             | Field::PodUid
             | Field::PodLabel => match self.container {
                 Some(container) => container_fact(condition, container),
+                // Of a process that was lost nobody knows where it lived.
+                None if self.facts.host_only == Some(Reason::IdentityLost) => Fact::Unknown,
                 None => Fact::None,
             },
         }

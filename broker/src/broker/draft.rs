@@ -102,12 +102,34 @@ impl Draft {
         resolution: &Resolution,
         facts: &Facts,
     ) {
+        let described = described(words, known, resolution, facts);
+        self.found(described, known, 1, resolution, facts);
+        let upcall = words.upcall();
+        self.record.core = Some(Core {
+            hook: "pipe".to_owned(),
+            signal: upcall.signal.map(|signal| signal.to_string()),
+            signal_number: upcall.signal.map(Signal::number),
+            threads: known.ok().and_then(|origin| origin.status.threads),
+            limit_bytes: upcall.limit.filter(|limit| *limit != u64::MAX),
+        });
+        self.record.unknown = unknown(&self.record, resolution);
+    }
+
+    /// The process, one of so many candidates, the container, and how they are known.
+    fn found(
+        &mut self,
+        described: (Process, Option<record::Container>),
+        known: Result<&Origin, &Lost>,
+        candidates: usize,
+        resolution: &Resolution,
+        facts: &Facts,
+    ) {
         let record = &mut self.record;
-        (record.process, record.container) = described(words, known, resolution, facts);
+        (record.process, record.container) = described;
         match known {
             Ok(origin) => {
                 record.evidence.process = Some(origin.evidence.as_str().to_owned());
-                record.evidence.candidates = 1;
+                record.evidence.candidates = u32::try_from(candidates).unwrap_or(u32::MAX);
             }
             Err(lost) => record.message = Some(lost.to_string()),
         }
@@ -116,15 +138,6 @@ impl Draft {
             record.message = Some(why.clone());
         }
         record.verdict.host_only = facts.host_only.map(|reason| reason.to_string());
-        let upcall = words.upcall();
-        record.core = Some(Core {
-            hook: "pipe".to_owned(),
-            signal: upcall.signal.map(|signal| signal.to_string()),
-            signal_number: upcall.signal.map(Signal::number),
-            threads: known.ok().and_then(|origin| origin.status.threads),
-            limit_bytes: upcall.limit.filter(|limit| *limit != u64::MAX),
-        });
-        self.record.unknown = unknown(&self.record, resolution);
     }
 
     /// How the kernel asked: `pipe` or `socket`.

@@ -49,8 +49,8 @@ pub(super) fn core(
     }
 }
 
-/// The facts about a key.
-pub(super) fn key(origin: Result<&Origin, &Lost>, resolution: &Resolution) -> Facts {
+/// The facts about who waits for a key or a module.
+pub(super) fn asker(origin: Result<&Origin, &Lost>, resolution: &Resolution) -> Facts {
     let origin = match origin {
         Ok(origin) => origin,
         Err(lost) => {

@@ -11,12 +11,12 @@ use nix::errno::Errno;
 use tracing::warn;
 use upcall_config::decide::{Decision, Verdict, decide};
 use upcall_config::facts::{Facts, Reason};
-use upcall_config::rule::Policy;
+use upcall_config::rule::{Policy, Rule};
 use upcall_helpers::wire;
 
 use super::clock::Clock;
 use super::draft::Draft;
-use super::{Broker, facts, monotonic, reason, refusals};
+use super::{BUSY, Broker, facts, monotonic, reason, refusals};
 use crate::admit::{Refused, Tenant};
 use crate::identify::key::{self as identify, Wanted};
 use crate::identify::{Lost, Origin};
@@ -45,8 +45,6 @@ struct Refusal<'a> {
     ttl: Duration,
     reason: Reason,
     message: &'a str,
-    /// Refusals that are put together into one record.
-    together: Option<refusals::Key>,
 }
 
 impl<'a> Refusal<'a> {
@@ -56,7 +54,6 @@ impl<'a> Refusal<'a> {
             ttl: SHORT,
             reason,
             message,
-            together: None,
         }
     }
 }
@@ -79,26 +76,24 @@ impl Broker {
         if self.is_self_test(&seen.facts) {
             return self.key_self_tested(&call, seen.draft);
         }
-        let tenant = Tenant::of(&seen.facts);
         if seen.wanted.forged {
             let message = "only the kernel asks for keys of this type, and this was a program; nothing was started";
-            let refusal = Refusal {
-                together: Some(refusals::Key::new(None, &tenant, Reason::Forged)),
-                ..Refusal::new(Errno::EPERM, Reason::Forged, message)
-            };
-            return self.refuse_key(&call, seen.draft, refusal);
+            let refusal = Refusal::new(Errno::EPERM, Reason::Forged, message);
+            return self.refuse_key(&call, seen, &refusal);
         }
-        let plan = match seen.decision.verdict {
-            Verdict::Do(plan) => plan,
+        let plan = match &seen.decision.verdict {
+            Verdict::Do(plan) => plan.clone(),
             Verdict::Deny(denial) => {
+                let denial = denial.clone();
                 let refusal = Refusal {
                     errno: denial.errno,
                     ttl: denial.ttl,
                     ..Refusal::new(Errno::EACCES, Reason::Rule, &denial.reason)
                 };
-                return self.refuse_key(&call, seen.draft, refusal);
+                return self.refuse_key(&call, seen, &refusal);
             }
         };
+        let tenant = Tenant::of(&seen.facts);
         let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
         let limit = rule.and_then(|rule| Some((rule.source(), plan.limit()?)));
         let mut ticket = match self.keys.enter(&tenant, limit).await {
@@ -107,14 +102,10 @@ impl Broker {
                 let (reason, message) = match refused {
                     Refused::Limit { reason, message } => (reason, message),
                     // What is too much for us is not handed to somebody who asks less.
-                    Refused::Overload => (Reason::HandedBack, "everything is busy".to_owned()),
+                    Refused::Overload => (Reason::Concurrency, BUSY.to_owned()),
                 };
-                let together = refusals::Key::new(limit.map(|(rule, _)| rule), &tenant, reason);
-                let refusal = Refusal {
-                    together: Some(together),
-                    ..Refusal::new(Errno::EBUSY, reason, &message)
-                };
-                return self.refuse_key(&call, seen.draft, refusal);
+                let refusal = Refusal::new(Errno::EBUSY, reason, &message);
+                return self.refuse_key(&call, seen, &refusal);
             }
         };
         seen.draft.timings().admit = seen.clock.step();
@@ -157,7 +148,7 @@ impl Broker {
         draft.timings().resolve = clock.step();
 
         let upcall = wanted.upcall();
-        let facts = facts::key(known, &resolution);
+        let facts = facts::asker(known, &resolution);
         let decision = decide(&policy, &upcall, &facts, draft.id());
         draft.describe_key(&wanted, known, &resolution, &facts);
         if !wanted.forged {
@@ -177,18 +168,25 @@ impl Broker {
         })
     }
 
-    fn refuse_key(self: &Arc<Self>, call: &KeyCall, mut draft: Draft, refusal: Refusal<'_>) {
+    /// Refuses. The first of a tenant's refusals of one key is told at once; more within ten seconds are one record with
+    /// their number.
+    fn refuse_key(self: &Arc<Self>, call: &KeyCall, mut seen: Examined, refusal: &Refusal<'_>) {
         tell(call, refusal.errno, refusal.ttl);
-        draft.refused(refusal.reason, refusal.message);
-        draft.timings().held = Clock::new(call.started).since_start(monotonic());
-        if let Some(key) = draft.key() {
+        seen.draft.refused(refusal.reason, refusal.message);
+        seen.draft.timings().held = Clock::new(call.started).since_start(monotonic());
+        if let Some(key) = seen.draft.key() {
             key.answer = Some("rejected".to_owned());
             key.ttl_us = u64::try_from(refusal.ttl.as_micros()).ok();
             key.errno = Some(named(refusal.errno));
         }
-        match refusal.together {
-            Some(key) => self.refusals.add(key, draft, self),
-            None => self.finished_key(draft),
+        let tenant = Tenant::of(&seen.facts);
+        let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
+        let rule = rule.filter(|_| !seen.wanted.forged).map(Rule::source);
+        let key = refusals::Key::new(rule, &tenant, refusal.reason);
+        let wanted = &seen.wanted.upcall;
+        let about = [wanted.kind.as_slice(), b";", &wanted.description].concat();
+        if let Some(draft) = self.refusals.first(key, &about, seen.draft, self) {
+            self.finished_key(draft);
         }
     }
 

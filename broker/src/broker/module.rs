@@ -17,7 +17,7 @@ use upcall_helpers::wire::{self, Event, Report, WaitStatus};
 use super::clock::Clock;
 use super::draft::Draft;
 use super::reason::{self, Explained};
-use super::{Broker, facts, monotonic, refusals};
+use super::{BUSY, Broker, facts, monotonic, refusals};
 use crate::admit::{Admit, Refused, Tenant};
 use crate::identify::module as identify;
 use crate::identify::{Lost, Origin};
@@ -32,9 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long modprobe is followed; it is not ended then, only the record is closed.
 const FOLLOWED: Duration = Duration::from_mins(1);
-
-/// Of one tenant so many aliases that are refused have records of their own within ten seconds; the rest share one.
-const ALIASES_MAX: usize = 16;
 
 /// What answering modules needs beside the rest.
 #[derive(Debug)]
@@ -81,6 +78,11 @@ impl Broker {
             return self.refuse_module(&call, seen, Reason::Late, why);
         }
         let plan = match &seen.decision.verdict {
+            // Who got lost may have been anybody, also one who asked in order to get lost.
+            Verdict::Do(_) if seen.candidates == 0 => {
+                let why = "nobody is known to have asked, so nothing is loaded";
+                return self.refuse_module(&call, seen, Reason::IdentityLost, why);
+            }
             Verdict::Do(plan) => plan.clone(),
             Verdict::Deny(denial) if seen.candidates > 1 => {
                 let why = format!(
@@ -104,7 +106,7 @@ impl Broker {
                 return self.refuse_module(&call, seen, reason, &message);
             }
             Err(Refused::Overload) => {
-                return self.refuse_module(&call, seen, Reason::HandedBack, "everything is busy");
+                return self.refuse_module(&call, seen, Reason::Concurrency, BUSY);
             }
         };
         seen.draft.timings().admit = seen.clock.step();
@@ -128,7 +130,7 @@ impl Broker {
             },
             message,
         });
-        seen.draft.key_done(vec![action], outcome, wrong);
+        seen.draft.acted(vec![action], outcome, wrong);
         seen.draft.timings().actions = seen.clock.step();
         let (record, micros) = seen.draft.finish();
         let result = self.records.close(open, &record, micros);
@@ -152,7 +154,7 @@ impl Broker {
         let decided = |known: Result<&Origin, &Lost>| {
             let resolve = |origin| self.resolver.resolve(origin, policy.containers());
             let resolution = known.map_or_else(|_| Resolution::default(), resolve);
-            let facts = facts::key(known, &resolution);
+            let facts = facts::asker(known, &resolution);
             let decision = decide(&policy, &upcall, &facts, draft.id());
             (resolution, facts, decision)
         };
@@ -285,10 +287,7 @@ impl Broker {
         let tenant = Tenant::of(&seen.facts);
         let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
         let key = refusals::Key::new(rule.map(Rule::source), &tenant, reason);
-        let first = self
-            .refusals
-            .first(key, &call.alias, ALIASES_MAX, seen.draft, self);
-        if let Some(draft) = first {
+        if let Some(draft) = self.refusals.first(key, &call.alias, seen.draft, self) {
             self.written(draft);
         }
     }

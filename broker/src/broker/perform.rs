@@ -236,7 +236,7 @@ impl Work<'_> {
                     self.kernel.is_none()
                 }
             },
-            (takers, store) => self.shared(takers, store, &plan).await,
+            (takers, store) => self.shared(takers, store).await,
         };
         if !taken {
             Box::pin(self.run_plan(plan.after_failure())).await;

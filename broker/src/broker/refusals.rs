@@ -14,6 +14,9 @@ use crate::admit::Tenant;
 /// How long refusals are put together.
 const WINDOW: Duration = Duration::from_secs(10);
 
+/// Of one tenant so many different things that are refused have records of their own within it; the rest share one.
+const APART_MAX: usize = 16;
+
 /// What is put together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -48,13 +51,12 @@ impl Refusals {
         }
     }
 
-    /// Adds one that is kept apart by what was asked for, up to so many of one tenant, rule and reason. The first of its
-    /// kind is given back, to be written now; the rest of the window is one record.
+    /// Adds one that is kept apart by what was asked for, up to [`APART_MAX`] of one tenant, rule and reason. The first of
+    /// its kind is given back, to be written now; the rest of the window is one record.
     pub(super) fn first(
         &self,
         mut key: Key,
         about: &[u8],
-        most: usize,
         draft: Draft,
         broker: &Arc<Broker>,
     ) -> Option<Draft> {
@@ -63,7 +65,7 @@ impl Refusals {
             let same = other.rule == key.rule && other.tenant == key.tenant;
             same && other.reason == key.reason && other.about != about
         });
-        if apart.count() < most {
+        if apart.count() < APART_MAX {
             about.clone_into(&mut key.about);
         }
         if let Some(more) = pending.get_mut(&key) {

@@ -122,10 +122,10 @@ pub(super) async fn accept(
         }
     }
     // Whoever waits in the backlog of a socket that somebody keeps for us waits for the next one.
-    while let (true, Ok(Ok(connection))) = (
-        doors.own,
-        tokio::time::timeout(LEFT, doors.kernel_connection()).await,
-    ) {
+    while handled.len() < HANDLED_MAX
+        && doors.own
+        && let Ok(Ok(connection)) = tokio::time::timeout(LEFT, doors.kernel_connection()).await
+    {
         handled.spawn(kernels(connection, Arc::clone(&broker)));
     }
     handled

@@ -108,6 +108,8 @@ pub(super) fn plan(
     };
     let mut planned = planned?;
     planned.enter.ready = run.program() == Program::Place;
+    // Who gets no core makes no progress but its own words, of which there is no end.
+    planned.enter.in_all = slot == Slot::Post || !run.reads_core();
     if run.user() == User::OriginItself {
         let origin = origin.ok_or(EnterError::NotMapped("an unknown process"))?;
         as_the_origin(&mut planned.enter, origin)?;
@@ -328,6 +330,7 @@ fn plain(run: &Run, id: &str) -> Enter {
         cgroups_v1: Vec::new(),
         origin: None,
         ready: false,
+        in_all: false,
         memory: run.memory(),
         progress,
         output: OUTPUT,

@@ -44,6 +44,7 @@ impl Launcher {
         for word in kind.filter(|word| word.starts_with(b"UPCALL_KIND=")) {
             *word = b"UPCALL_KIND=key".to_vec();
         }
+        planned.enter.in_all = true;
         planned.enter.key = Some(KeyWork {
             serial: key.serial,
             authority: run.has_authority(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::table::{self, Item, Table, Value};
 use super::{PolicyBuilder, Report, action, key, matching, program};
-use crate::diagnostic::{Code, Label};
+use crate::diagnostic::{Code, Diagnostic, Label};
 use crate::field::Field;
 use crate::keys::{self, Words};
 use crate::plan::{Place, Program};
@@ -41,6 +41,12 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
     let limit = table
         .item("limit")
         .and_then(|item| action::limit(report, &item));
+    if let (Some(limit), Some(deny)) = (table.item("limit"), table.item("deny")) {
+        let label = report.label(limit.key, "counts nothing here");
+        let message = "what is denied has no limit";
+        let denied = report.label(deny.key, "denies them all");
+        report.push(Diagnostic::at(Code::ConflictingActions, message, label).with(denied));
+    }
     let Some((action, programs)) = done else {
         return;
     };

@@ -101,14 +101,15 @@ impl Context<'_> {
     pub(super) fn file_refused(&self, file: &FileRule) -> Refused {
         let limit = self.upcall.core().and_then(|core| core.limit);
         let limit = limit.unwrap_or(u64::MAX);
-        let why = if let Some(reason) = self.facts.host_only {
-            Why::without_help(reason, host_only(reason))
-        } else if !file.ignore_limit && limit < placed::CORE_MIN {
+        // First what the process itself did not want: that is no failure, whatever else stands against it.
+        let why = if !file.ignore_limit && limit < placed::CORE_MIN {
             let what = format!("its core limit is {limit} (file.ignore_limit is false)");
             Why {
                 unwanted: true,
                 ..Why::without_help(Reason::CoreLimit, what)
             }
+        } else if let Some(reason) = self.facts.host_only {
+            Why::without_help(reason, host_only(reason))
         } else if !placed::is_path(&self.file_path(file)) {
             Why::new(
                 Reason::FileRefused,

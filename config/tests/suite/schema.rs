@@ -58,7 +58,7 @@ fn value(value: Value) -> Json {
             { "type": "integer", "minimum": least },
             { "type": "string", "pattern": "^[0-9]+(KiB|MiB|GiB|TiB)?$" },
         ] }),
-        Value::Duration(_, _) => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }),
+        Value::Duration(_, _) => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" }),
         Value::Rate => json!({ "type": "string", "pattern": "^[0-9]+/(s|min|h|day)$" }),
         Value::Argv => json!({
             "type": "array",
@@ -127,7 +127,9 @@ fn schema() -> Json {
             .map(|word| json!({ "required": [word] }))
             .collect()
     };
-    rule["anyOf"] = json!(any_of(&["run", "store", "deliver", "file", "pass", "deny"]));
+    rule["anyOf"] = json!(any_of(&[
+        "run", "store", "deliver", "file", "pass", "answer", "deny",
+    ]));
     rule["properties"]["run"]["oneOf"] = json!(any_of(&["command", "host_program"]));
     rule["properties"]["limit"]["anyOf"] = json!(any_of(&["rate", "concurrent"]));
     let mut container = table(&CONTAINERS, "");

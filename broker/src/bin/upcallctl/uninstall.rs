@@ -46,17 +46,19 @@ pub(crate) fn run(context: &Context, hook: Option<Hook>) -> Result<(), Failure> 
     }
     let key = match hook {
         Some(Hook::Core) => None,
-        None | Some(Hook::Key) => Some(key(context)?),
+        None | Some(Hook::Key) => Some(key(context)),
     };
     match (hook, key) {
         (Some(Hook::Key), Some(state)) if context.json.is_some() => print_json(&KeyDocument {
             schema: "upcalld.uninstall",
             version: 1,
             hook: "key",
-            state,
+            state: state?,
         }),
-        (Some(Hook::Key), Some(state)) => print(&key_text(context, state)),
-        (_, key) => core(context, key),
+        (Some(Hook::Key), Some(state)) => print(&key_text(context, state?)),
+        // One that cannot be given back is no reason to keep the other.
+        (_, Some(Err(error))) => core(context, None).and(Err(error)),
+        (_, key) => core(context, key.and_then(Result::ok)),
     }
 }
 

@@ -4,7 +4,7 @@ use upcall_config::facts::Facts;
 use upcall_config::keytype::KeyUpcall;
 use upcall_config::text::escape;
 
-use super::{Draft, container, label, process, resolved, seccomp, unknown};
+use super::{Draft, container, label, process, seccomp, unknown};
 use crate::broker::reason::Explained;
 use crate::identify::key::Wanted;
 use crate::identify::{Lost, Origin};
@@ -21,27 +21,15 @@ impl Draft {
         resolution: &Resolution,
         facts: &Facts,
     ) {
-        let record = &mut self.record;
-        "key".clone_into(&mut record.kind);
-        (record.process, record.container) = described(known, resolution, facts);
-        match known {
-            Ok(origin) => {
-                record.evidence.process = Some(origin.evidence.as_str().to_owned());
-                record.evidence.candidates = 1;
-            }
-            Err(lost) => record.message = Some(lost.to_string()),
-        }
-        resolved(record, resolution);
-        if let Some((_, why)) = &resolution.host_only {
-            record.message = Some(why.clone());
-        }
-        record.verdict.host_only = facts.host_only.map(|reason| reason.to_string());
-        record.key = Some(key(&wanted.upcall, wanted.forged));
+        "key".clone_into(&mut self.record.kind);
+        let described = described(known, resolution, facts);
+        self.found(described, known, 1, resolution, facts);
+        self.record.key = Some(key(&wanted.upcall, wanted.forged));
         self.record.unknown = unknown(&self.record, resolution);
     }
 
-    /// What was done about it.
-    pub(in crate::broker) fn key_done(
+    /// What was done about a key or a module.
+    pub(in crate::broker) fn acted(
         &mut self,
         actions: Vec<Action>,
         outcome: Outcome,
@@ -76,7 +64,7 @@ fn key(key: &KeyUpcall, forged: bool) -> record::Key {
     }
 }
 
-/// What a record says about a process that asks for a key, and its container.
+/// What a record says about a process that waits for a key or a module, and its container.
 pub(in crate::broker) fn described(
     known: Result<&Origin, &Lost>,
     resolution: &Resolution,

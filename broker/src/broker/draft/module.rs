@@ -5,7 +5,7 @@ use upcall_config::module;
 use upcall_config::text::escape;
 
 use super::key::described;
-use super::{Draft, resolved, unknown};
+use super::{Draft, unknown};
 use crate::identify::{Lost, Origin};
 use crate::resolve::Resolution;
 use crate::store::record::Module;
@@ -20,19 +20,11 @@ impl Draft {
         resolution: &Resolution,
         facts: &Facts,
     ) {
-        let record = &mut self.record;
-        "module".clone_into(&mut record.kind);
-        (record.process, record.container) = described(known, resolution, facts);
-        match known {
-            Ok(origin) => {
-                record.evidence.process = Some(origin.evidence.as_str().to_owned());
-                record.evidence.candidates = u32::try_from(candidates).unwrap_or(u32::MAX);
-            }
-            Err(lost) => record.message = Some(lost.to_string()),
-        }
-        resolved(record, resolution);
+        "module".clone_into(&mut self.record.kind);
+        let described = described(known, resolution, facts);
+        self.found(described, known, candidates, resolution, facts);
         let family = module::of(alias);
-        record.module = Some(Module {
+        self.record.module = Some(Module {
             alias: escape(alias),
             family: family.map(|family| family.glob.to_owned()),
             who_can_ask: family.map(|family| family.asker.to_string()),

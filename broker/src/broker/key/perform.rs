@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -156,11 +157,10 @@ impl Work<'_> {
         self.follow(run.timeout()).await;
         if self.done.answer.is_none() {
             // The shim was ended, and its keeper may not have noticed.
-            let place = self.target.container.map(|c| c.leader.cgroups.as_slice());
-            let place = place.unwrap_or_default();
-            self.broker
-                .launcher
-                .end_helper(self.open.id(), Slot::Run, place);
+            let place = self.target.container.map(|c| c.leader.cgroups.clone());
+            let (place, id) = (place.unwrap_or_default(), self.open.id().to_owned());
+            let launcher = Arc::clone(&self.broker.launcher);
+            tokio::task::spawn_blocking(move || launcher.end_helper(&id, Slot::Run, &place));
         }
         Ok(())
     }
@@ -369,7 +369,7 @@ impl Performed {
             (true, Some(_)) => Outcome::Partial,
             (false, _) => Outcome::Failed,
         };
-        draft.key_done(self.actions, outcome, self.wrong);
+        draft.acted(self.actions, outcome, self.wrong);
         let timings = draft.timings();
         timings.launch = self.launched.and_then(|time| clock.since_step(time));
         timings.held = clock.since_start(self.released);

@@ -67,12 +67,7 @@ impl Work<'_> {
     }
 
     /// Several takers, or a copy beside them. Returns whether somebody was found who reads the kernel's pipe.
-    pub(super) async fn shared(
-        &mut self,
-        takers: &[Taker],
-        store: Option<Store>,
-        plan: &Plan,
-    ) -> bool {
+    pub(super) async fn shared(&mut self, takers: &[Taker], store: Option<Store>) -> bool {
         let mut feeds = Vec::new();
         for taker in takers {
             match self.start_fed(taker).await {
@@ -80,18 +75,20 @@ impl Work<'_> {
                 Err(wrong) => self.failed(taker.slot, wrong),
             }
         }
-        let readers = takers.iter().filter(|taker| taker.run.reads_core()).count();
-        let mut store = store;
         if store.is_none() {
             // Whoever cannot be started says so before the first byte is read: then it is not too late for on_failure.
             self.begun().await;
             feeds.retain(|(slot, _)| self.is_going(*slot));
-            if feeds.is_empty() {
+            if feeds.is_empty() && !takers.iter().any(|taker| self.is_going(taker.slot)) {
                 return false;
             }
-            if feeds.len() < readers {
-                let instead = plan.after_failure().store();
-                store = instead.and_then(|store| self.room_for(store));
+            if feeds.is_empty() {
+                // Who only looks at the process is left; nobody reads.
+                if let Some(kernel) = self.kernel.take() {
+                    self.caller.refuse(&kernel);
+                }
+                drop(self.follow().await);
+                return true;
             }
         }
         let feeds = feeds.into_iter().map(|(_, feed)| feed).collect();
