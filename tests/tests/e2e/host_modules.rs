@@ -155,6 +155,8 @@ fn host_module_two_who_ask_for_the_same_are_told_apart() -> Result<()> {
             .all(|record| record.verdict.actions == ["deny"]),
         "{inside:?}"
     );
+    // As many as asked there: none of the one's was taken for the other's.
+    assert_eq!(outside.len(), 20, "{outside:?}");
     let wrong = outside
         .iter()
         .find(|record| record.verdict.actions != ["pass"]);

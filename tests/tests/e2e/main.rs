@@ -52,6 +52,7 @@ mod host_takers;
 #[cfg(test)]
 mod host_unit;
 #[cfg(test)]
+mod ns_attack_asker;
 mod ns_attack_bounds;
 #[cfg(test)]
 mod ns_attack_entry;

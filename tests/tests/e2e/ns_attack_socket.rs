@@ -21,7 +21,7 @@ use upcalld::store::record::Outcome;
 use crate::scene::{Scene, run_rule};
 
 /// A connection to a sandbox's daemon.
-fn connected(sandbox: &Sandbox) -> Result<OwnedFd> {
+pub(crate) fn connected(sandbox: &Sandbox) -> Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     connect(
@@ -31,7 +31,7 @@ fn connected(sandbox: &Sandbox) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn send(socket: &OwnedFd, bytes: &[u8], fds: &[RawFd]) -> nix::Result<usize> {
+pub(crate) fn send(socket: &OwnedFd, bytes: &[u8], fds: &[RawFd]) -> nix::Result<usize> {
     let rights = [ControlMessage::ScmRights(fds)];
     let control = if fds.is_empty() { &[][..] } else { &rights[..] };
     sendmsg::<()>(
