@@ -56,6 +56,7 @@ use draft::Draft;
 use missed::Missed;
 use module::Modules;
 use post::Posts;
+pub(crate) use reason::name;
 use refusals::Refusals;
 
 /// Why an upcall is refused that nobody else could keep.
@@ -77,6 +78,20 @@ pub(crate) fn described(
     facts: &Facts,
 ) -> (Process, Option<record::Container>) {
     draft::described(words, Ok(origin), resolution, facts)
+}
+
+/// The facts of a process that waits for a key, for explaining.
+pub(crate) fn facts_of_asker(origin: &Origin, resolution: &Resolution) -> Facts {
+    facts::asker(Ok(origin), resolution)
+}
+
+/// What a record would say about a process that waits for a key, and its container.
+pub(crate) fn described_asker(
+    origin: &Origin,
+    resolution: &Resolution,
+    facts: &Facts,
+) -> (Process, Option<record::Container>) {
+    draft::key::described(Ok(origin), resolution, facts)
 }
 
 /// What the daemon was told when it started, and where its rooms are.
@@ -361,6 +376,11 @@ impl Broker {
     /// The limits, for explaining.
     pub fn admit(&self) -> &Admit {
         &self.admit
+    }
+
+    /// Those of keys.
+    pub fn key_admit(&self) -> &Admit {
+        &self.keys
     }
 
     /// What was counted.

@@ -181,9 +181,10 @@ impl Control {
         let explainer = Explainer {
             resolver: self.broker.resolver(),
             policy: &self.broker.policy(),
-            admit: Some(self.broker.admit()),
+            admit: Some([self.broker.admit(), self.broker.key_admit()]),
             cores: &explain::cores(&places.state),
             previous: previous.as_ref(),
+            hooks: &places.hooks,
         };
         let records = Records::at(&places.state);
         explainer
@@ -279,6 +280,7 @@ impl Control {
 fn name(error: &ExplainError) -> &'static str {
     match error {
         ExplainError::NoSignal(_) => "BadSignal",
+        ExplainError::NoText(_) | ExplainError::NotTheKernels(_) => "BadKey",
         ExplainError::NoProcess(_) | ExplainError::Ended(_) => "NoProcess",
         ExplainError::Unreadable { .. } => "Unreadable",
         ExplainError::Container(_) => "NoContainer",

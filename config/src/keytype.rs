@@ -93,6 +93,12 @@ pub fn caller(kind: &[u8], keyring: Option<&[u8]>) -> Option<Caller> {
     }
 }
 
+/// The thread keyring by which the kernel asks for keys of this type; `None`: it does not on its own behalf.
+pub fn kernels_keyring(kind: &[u8]) -> Option<&'static str> {
+    let known = KERNEL.iter().find(|(word, ..)| word.as_bytes() == kind);
+    known.map(|(_, keyring, _)| *keyring)
+}
+
 /// Whether a key of this type stays with whoever asked for it, so that his own program may have the authority to answer.
 pub fn is_own(kind: &[u8]) -> bool {
     OWN.iter().any(|word| word.as_bytes() == kind)

@@ -1,6 +1,6 @@
 //! A record in the making.
 
-mod key;
+pub(super) mod key;
 mod module;
 mod past;
 

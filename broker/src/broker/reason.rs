@@ -217,6 +217,6 @@ pub(super) fn signal_name(signal: u8) -> String {
 }
 
 /// An error's name, as `ENOENT`.
-pub(super) fn name(errno: Errno) -> String {
+pub(crate) fn name(errno: Errno) -> String {
     format!("{errno:?}")
 }

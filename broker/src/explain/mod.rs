@@ -1,17 +1,19 @@
 //! What would happen: the same identifying, resolving and deciding as for an upcall, of a process that is alive, or of
 //! a record by today's rules. Nothing is changed and nothing is started.
 
+mod core;
 pub mod find;
+mod key;
 mod model;
 mod plan;
 mod record;
 
 pub use model::{
-    Check, ConditionText, Explanation, PlanText, Question, RuleText, SCHEMA, Subject, VERSION,
+    Check, ConditionText, Does, Explanation, KeyAsked, KeyText, PlanText, Question, RuleText,
+    SCHEMA, Subject, VERSION,
 };
 pub use plan::passed;
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -19,16 +21,12 @@ use upcall_config::decide::{Verdict, decide};
 use upcall_config::explain::explain;
 use upcall_config::facts::{Facts, Reason};
 use upcall_config::matcher::Truth;
-use upcall_config::rule::Policy;
-use upcall_config::upcall::{CoreUpcall, Signal, Upcall};
-use upcall_helpers::wire::CORE_WORDS;
+use upcall_config::rule::{Policy, Rule};
+use upcall_config::upcall::Upcall;
 
 use crate::admit::Admit;
-use crate::broker::described;
 use crate::hooks::pattern::Pattern;
 use crate::identify::Origin;
-use crate::identify::core::CoreWords;
-use crate::linux::parse;
 use crate::resolve::{Resolution, Resolver};
 use crate::store::record::Record;
 use crate::store::records::Records;
@@ -40,17 +38,25 @@ pub struct Explainer<'a> {
     pub resolver: &'a Resolver,
     /// The rules.
     pub policy: &'a Policy,
-    /// What has been used of their limits; only the daemon knows.
-    pub admit: Option<&'a Admit>,
+    /// What has been used of their limits, by cores and by keys; only the daemon knows.
+    pub admit: Option<[&'a Admit; 2]>,
     /// Where cores are kept.
     pub cores: &'a Path,
     /// What stood in core_pattern before us.
     pub previous: Option<&'a Pattern>,
+    /// The hooks' files.
+    pub hooks: &'a Path,
 }
 
 /// Why nothing can be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
+    /// No text that a record could have.
+    #[error("not text as a record has it: {0}")]
+    NoText(String),
+    /// The kernel never asks for it by itself.
+    #[error("the kernel asks for no keys of type {0} on its own behalf")]
+    NotTheKernels(String),
     /// Not the name of a signal.
     #[error("there is no signal {0}")]
     NoSignal(String),
@@ -78,7 +84,7 @@ pub enum ExplainError {
     #[error("process {0} ended while it was looked at")]
     Ended(u32),
     /// A record of another kind.
-    #[error("record {id} is of kind {kind}, and this version explains cores")]
+    #[error("record {id} is of kind {kind}, and this version explains cores and keys")]
     Kind {
         /// Which record.
         id: String,
@@ -90,7 +96,7 @@ pub enum ExplainError {
 /// Everything that a decision needs, and what is said about it.
 #[derive(Debug)]
 struct Case {
-    upcall: CoreUpcall,
+    upcall: Upcall,
     facts: Facts,
     seen: plan::Seen,
     explanation: Explanation,
@@ -106,15 +112,18 @@ impl Explainer<'_> {
         question: &Question,
         records: &Records,
     ) -> Result<Explanation, ExplainError> {
-        let signal = || {
-            Signal::from_name(&question.signal)
-                .ok_or_else(|| ExplainError::NoSignal(question.signal.clone()))
+        let process = |pid: u32| {
+            let case = match &question.does {
+                Does::Signal(signal) => core::case(self, pid, signal)?,
+                Does::Key(key) => key::case(self, pid, key)?,
+            };
+            Ok(self.decided(case, question.all))
         };
         match &question.of {
-            Subject::Pid(pid) => self.process(*pid, signal()?, question.all),
+            Subject::Pid(pid) => process(*pid),
             Subject::Container(name) => {
                 let found = find::container(self.resolver, self.policy.containers(), name)?;
-                self.process(found.leader, signal()?, question.all)
+                process(found.leader)
             }
             Subject::Record(prefix) => {
                 let record = records.find(prefix)?;
@@ -122,48 +131,6 @@ impl Explainer<'_> {
                 self.record(&record, question.all)
             }
         }
-    }
-
-    /// Explains a crash of process `pid` by this signal.
-    ///
-    /// # Errors
-    /// See [`ExplainError`].
-    pub fn process(
-        &self,
-        pid: u32,
-        signal: Signal,
-        all: bool,
-    ) -> Result<Explanation, ExplainError> {
-        let origin = crate::identify::core::look(pid).map_err(|errno| {
-            if errno == Errno::ESRCH || errno == Errno::ENOENT {
-                ExplainError::NoProcess(pid)
-            } else {
-                ExplainError::Unreadable { pid, errno }
-            }
-        })?;
-        let (dumpable, mut taken_for) = (dumpable(&origin), Vec::new());
-        if dumpable == Truth::Unknown {
-            taken_for
-                .push("dumpable is taken to be 1: of root's processes only a crash says".into());
-        }
-        let words = words(&origin, signal, dumpable);
-        let resolution = self.resolver.resolve(&origin, self.policy.containers());
-        let verified = origin.process.verify();
-        verified.map_err(|_| ExplainError::Ended(pid))?;
-        let upcall = words.upcall();
-        let facts = crate::broker::facts_of_core(&words, &origin, &resolution);
-        let (process, container) = described(&words, &origin, &resolution, &facts);
-        let mut explanation = Explanation::new(process, container);
-        explanation.checks = checks(&facts, &resolution, dumpable);
-        explanation.refused_nominees.clone_from(&resolution.refused);
-        explanation.taken_for = taken_for;
-        let case = Case {
-            upcall,
-            facts,
-            seen: plan::Seen::live(&resolution, &origin),
-            explanation,
-        };
-        Ok(self.decided(case, all))
     }
 
     /// Explains a record by the rules of now, as far as it has the facts.
@@ -176,31 +143,40 @@ impl Explainer<'_> {
 
     fn decided(&self, case: Case, all: bool) -> Explanation {
         let Case {
-            upcall: core,
+            upcall,
             facts,
             seen,
             mut explanation,
         } = case;
-        let upcall = Upcall::Core(core);
+        let kind = upcall.kind();
+        let of_kind = |rule: &&Rule| rule.kind() == kind;
+        let of_kind = self.policy.rules().iter().filter(of_kind).count();
+        explanation.rules_loaded = self.policy.rules().len();
+        explanation.other_kinds = explanation.rules_loaded - of_kind;
+        explanation.host_only = facts.host_only.map(|reason| reason.to_string());
+        if explanation.refused.is_some() {
+            explanation.not_looked_at = of_kind;
+            return explanation;
+        }
         let decision = decide(self.policy, &upcall, &facts, "ID");
         let explained = explain(self.policy, &upcall, &facts, &decision.trace, all);
-        let rules = self.policy.rules();
-        let of_kind = rules.iter().filter(|rule| rule.kind() == upcall.kind());
-        let of_kind = of_kind.count();
         let rule = decision.rule.and_then(|index| self.policy.rule(index));
-        explanation.host_only = facts.host_only.map(|reason| reason.to_string());
         explanation.not_looked_at = of_kind - explained.len();
         explanation.rules = explained.into_iter().map(model::rule_text).collect();
-        explanation.other_kinds = rules.len() - of_kind;
-        explanation.rules_loaded = rules.len();
         explanation.plan = PlanText {
             rule: rule.map(|rule| rule.source().to_string()),
             lines: match &decision.verdict {
-                Verdict::Deny(denial) => {
-                    let reason = upcall_config::text::printable(&denial.reason);
-                    vec![("deny".to_owned(), format!("\"{reason}\""))]
+                Verdict::Deny(denial) => vec![plan::denied(denial, kind)],
+                Verdict::Do(plan) => {
+                    let about = plan::About {
+                        explainer: self,
+                        rule,
+                        seen: &seen,
+                        facts: &facts,
+                        upcall: &upcall,
+                    };
+                    about.text(plan)
                 }
-                Verdict::Do(plan) => plan::text(self, plan, rule, &seen, &facts, core.limit),
             },
         };
         let post = decision.post.as_ref().map(plan::post);
@@ -211,7 +187,8 @@ impl Explainer<'_> {
 
 /// The facts of a core's record, for deciding again; `None` for a record of another kind.
 pub(crate) fn facts_of_record(record: &Record) -> Option<Facts> {
-    record::case(record).ok().map(|case| case.facts)
+    let core = Some(record).filter(|record| record.kind == "core")?;
+    record::case(core).ok().map(|case| case.facts)
 }
 
 /// Where cores are kept below a state directory.
@@ -219,51 +196,22 @@ pub fn cores(state: &Path) -> PathBuf {
     state.join("cores")
 }
 
-/// Whether the process dumps as an ordinary one (prctl(2), PR_SET_DUMPABLE): only then its /proc directory is its own
-/// user's and not root's (proc(5)). Of root's own processes that says nothing.
-fn dumpable(origin: &Origin) -> Truth {
-    let path = format!("/proc/{}", origin.process.pid());
-    let [_, effective, ..] = origin.status.uids;
-    let root = origin.directory.id_maps().ok();
-    let root = root.and_then(|[uids, _]| uids.outside(0));
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.uid() != effective => Truth::No,
-        Ok(_) if effective != 0 && Some(effective) != root => Truth::Yes,
-        _ => Truth::Unknown,
-    }
+/// The process, held and read by this.
+fn looked_at(
+    pid: u32,
+    look: impl FnOnce(u32) -> Result<Origin, Errno>,
+) -> Result<Origin, ExplainError> {
+    look(pid).map_err(|errno| {
+        if errno == Errno::ESRCH || errno == Errno::ENOENT {
+            ExplainError::NoProcess(pid)
+        } else {
+            ExplainError::Unreadable { pid, errno }
+        }
+    })
 }
 
-/// The words that the kernel would say if the process crashed now.
-fn words(origin: &Origin, signal: Signal, dumpable: Truth) -> CoreWords {
-    let limits = origin
-        .directory
-        .read("limits")
-        .ok()
-        .and_then(|text| parse::limits(&text));
-    let limit = limits
-        .and_then(|limits| limits.get(4).map(|(soft, _)| *soft))
-        .unwrap_or(u64::MAX);
-    let ([uid, ..], [gid, ..]) = (origin.status.uids, origin.status.gids);
-    let inside = |numbers: &[u32]| numbers.last().copied().unwrap_or_default().to_string();
-    let word = |specifier: &&str| match *specifier {
-        "%P" | "%I" => origin.process.pid().to_string(),
-        "%p" => inside(&origin.status.pids),
-        "%i" => inside(&origin.status.tids),
-        "%u" => uid.to_string(),
-        "%g" => gid.to_string(),
-        "%d" if dumpable == Truth::No => "2".to_owned(),
-        "%d" => "1".to_owned(),
-        "%s" => signal.number().to_string(),
-        "%c" => limit.to_string(),
-        "%t" => (crate::store::records::now_micros() / 1_000_000).to_string(),
-        _ => String::new(),
-    };
-    let words: Vec<Vec<u8>> = CORE_WORDS.iter().map(|s| word(s).into_bytes()).collect();
-    // As many words as there are places: cannot fail.
-    CoreWords::new(words).unwrap_or_default()
-}
-
-fn checks(facts: &Facts, resolution: &Resolution, dumpable: Truth) -> Vec<Check> {
+/// What must hold before anything may run in the container; `own`: what is particular to this kind of upcall.
+fn checks(facts: &Facts, resolution: &Resolution, own: Check) -> Vec<Check> {
     let why = |reason: Reason| {
         let found = resolution
             .host_only
@@ -274,7 +222,7 @@ fn checks(facts: &Facts, resolution: &Resolution, dumpable: Truth) -> Vec<Check>
     let mut checks = vec![
         Check::new("alive", Truth::Yes, None),
         Check::registered(facts.container.is_some()),
-        Check::dumpable(dumpable),
+        own,
     ];
     if facts.container.is_some() {
         let process = &facts.process;

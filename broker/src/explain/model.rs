@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use upcall_config::explain::RuleExplanation;
+use upcall_config::keytype::KeyUpcall;
 use upcall_config::matcher::Truth;
+use upcall_config::text::escape;
 
 use crate::store::record::{Container, Process};
 
@@ -24,6 +26,9 @@ pub struct Explanation {
     pub process: Process,
     /// Its container.
     pub container: Option<Container>,
+    /// The key that is wanted; `null`: another kind of upcall.
+    #[serde(default)]
+    pub key: Option<KeyText>,
     /// Nominees that were not believed.
     pub refused_nominees: Vec<String>,
     /// What must hold before anything may run in the container, in order.
@@ -32,6 +37,9 @@ pub struct Explanation {
     pub host_only: Option<String>,
     /// What could not be found out, and what it was taken for.
     pub taken_for: Vec<String>,
+    /// Why it is refused before any rule is looked at; `null`: it is not.
+    #[serde(default)]
+    pub refused: Option<String>,
     /// The rules that were looked at.
     pub rules: Vec<RuleText>,
     /// How many later rules were not.
@@ -42,6 +50,32 @@ pub struct Explanation {
     pub rules_loaded: usize,
     /// What would be done.
     pub plan: PlanText,
+}
+
+/// A key, as a record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in a record")]
+pub struct KeyText {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub description: String,
+    pub callout: Option<String>,
+    pub caller: String,
+}
+
+impl KeyText {
+    pub(super) fn new(key: &KeyUpcall, forged: bool) -> Self {
+        Self {
+            kind: escape(&key.kind),
+            description: escape(&key.description),
+            callout: key.callout.as_deref().map(escape),
+            caller: if forged {
+                "forged".to_owned()
+            } else {
+                key.caller.to_string()
+            },
+        }
+    }
 }
 
 /// One check that comes before all rules.
@@ -91,13 +125,38 @@ pub struct PlanText {
 pub struct Question {
     /// Of which process.
     pub of: Subject,
-    /// The signal that it is to crash with, without `SIG`; of a record it is the record's.
-    pub signal: String,
+    /// What it does; of a record it is the record's.
+    #[serde(flatten)]
+    pub does: Does,
     /// Also the rules behind the one that matches.
     pub all: bool,
 }
 
-/// Whose crash is explained.
+/// What a process is taken to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Does {
+    /// It crashes by this signal, without `SIG`.
+    Signal(String),
+    /// It needs this key.
+    Key(KeyAsked),
+}
+
+/// A key that a process is taken to need; texts as records have them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyAsked {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its description.
+    pub description: String,
+    /// The callout information.
+    pub callout: String,
+    /// `kernel` or `user`; `None`: whoever usually asks for such keys.
+    pub caller: Option<String>,
+}
+
+/// Whose upcall is explained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
@@ -117,10 +176,12 @@ impl Explanation {
             record: None,
             process,
             container,
+            key: None,
             refused_nominees: Vec::new(),
             checks: Vec::new(),
             host_only: None,
             taken_for: Vec::new(),
+            refused: None,
             rules: Vec::new(),
             not_looked_at: 0,
             other_kinds: 0,
@@ -150,6 +211,11 @@ impl Check {
     pub(super) fn registered(registered: bool) -> Self {
         let why = "it lives in no container that root's state proves";
         Self::unless("registered", (!registered).then(|| why.to_owned()))
+    }
+
+    pub(super) fn claims(forged: bool) -> Self {
+        let why = "it claims to be the kernel";
+        Self::unless("not forged", forged.then(|| why.to_owned()))
     }
 
     pub(super) fn dumpable(dumpable: Truth) -> Self {

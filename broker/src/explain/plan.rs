@@ -1,12 +1,16 @@
 //! A plan in words: what would run, where, as whom, what would be kept.
 
+mod key;
+
 use std::time::Duration;
 
+use upcall_config::decide::Denial;
 use upcall_config::facts::Facts;
 use upcall_config::placed::Protocol;
 use upcall_config::plan::{Cgroup, Limit, OnFailure, Place, Plan, Rate, Run, Store, User};
 use upcall_config::rule::Rule;
 use upcall_config::text::escape;
+use upcall_config::upcall::{Kind, Upcall};
 
 use super::Explainer;
 use crate::admit::Tenant;
@@ -95,70 +99,96 @@ impl Ids {
     }
 }
 
-/// The plan, a line each.
-pub(super) fn text(
-    explainer: &Explainer<'_>,
-    plan: &Plan,
-    rule: Option<&Rule>,
-    seen: &Seen,
-    facts: &Facts,
-    core_limit: Option<u64>,
-) -> Vec<(String, String)> {
-    let mut lines = Vec::new();
-    let mut line = |word: &str, text: String| lines.push((word.to_owned(), text));
-    for refusal in plan.refused() {
-        line(
-            refusal.action,
-            format!("refused: {}: {}", refusal.reason, refusal.message),
-        );
-    }
-    if let Some(run) = plan.run() {
-        line("run", program(run));
-        line("in", place(run, seen));
-        line("as", user(run, seen));
-        if !run.reads_core() {
-            line("stdin", "nothing; the process is held meanwhile".to_owned());
+/// What a plan is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct About<'a> {
+    pub(super) explainer: &'a Explainer<'a>,
+    /// The rule that decides.
+    pub(super) rule: Option<&'a Rule>,
+    pub(super) seen: &'a Seen,
+    pub(super) facts: &'a Facts,
+    pub(super) upcall: &'a Upcall,
+}
+
+impl About<'_> {
+    /// The plan, a line each.
+    pub(super) fn text(&self, plan: &Plan) -> Vec<(String, String)> {
+        let mut lines = Vec::new();
+        let mut line = |word: &str, text: String| lines.push((word.to_owned(), text));
+        let core_limit = self.upcall.core().and_then(|core| core.limit);
+        let is_key = self.upcall.key().is_some();
+        for refusal in plan.refused() {
+            line(
+                refusal.action,
+                format!("refused: {}: {}", refusal.reason, refusal.message),
+            );
         }
+        let programs = [
+            ("run", plan.run(), run as fn(&Run) -> String),
+            ("deliver", plan.deliver(), delivered),
+            ("file", plan.file(), written),
+        ];
+        for (word, program, said) in programs {
+            let Some(run) = program else { continue };
+            line(word, if is_key { key::run(run) } else { said(run) });
+            line("in", place(run, self.seen));
+            line("as", user(run, self.seen));
+            if !is_key && !run.reads_core() {
+                line("stdin", "nothing; the process is held meanwhile".to_owned());
+            }
+        }
+        if let Some(answer) = plan.answer() {
+            line("answer", key::answered(answer));
+        }
+        if let Some(store) = plan.store() {
+            line("store", kept(self.explainer, store, core_limit));
+        }
+        if plan.pass() {
+            let pipe = matches!(self.explainer.previous, None | Some(Pattern::Pipe(_)));
+            let limit = core_limit.filter(|limit| !pipe && *limit != u64::MAX);
+            let limit = limit.map(|limit| format!("; within its core limit, {}", size(limit)));
+            line(
+                "pass",
+                if is_key {
+                    key::passed(self.explainer.hooks)
+                } else {
+                    passed(self.explainer.previous) + &limit.unwrap_or_default()
+                },
+            );
+        }
+        if let (Some(limit), Some(rule)) = (plan.limit(), self.rule) {
+            let [cores, keys] = self
+                .explainer
+                .admit
+                .map_or([None; 2], |both| both.map(Some));
+            let admit = if is_key { keys } else { cores };
+            let left = admit.map(|admit| admit.left(rule.source(), limit, &Tenant::of(self.facts)));
+            line("limit", limited(limit, left.unwrap_or_default()));
+        }
+        if plan.run().is_some() || plan.deliver().is_some() || plan.file().is_some() {
+            line(
+                "on failure",
+                match plan.on_failure() {
+                    OnFailure::Pass => "pass".to_owned(),
+                    OnFailure::Store | OnFailure::Drop if is_key => "refused".to_owned(),
+                    OnFailure::Store => "store".to_owned(),
+                    OnFailure::Drop => "drop".to_owned(),
+                },
+            );
+        }
+        lines
     }
-    if let Some(run) = plan.deliver() {
-        line("deliver", delivered(run));
-        line("in", place(run, seen));
-        line("as", user(run, seen));
-    }
-    if let Some(run) = plan.file() {
-        line("file", written(run));
-        line("in", place(run, seen));
-        line("as", user(run, seen));
-    }
-    if let Some(store) = plan.store() {
-        line("store", kept(explainer, store, core_limit));
-    }
-    if plan.pass() {
-        let pipe = matches!(explainer.previous, None | Some(Pattern::Pipe(_)));
-        let limit = core_limit.filter(|limit| !pipe && *limit != u64::MAX);
-        let limit = limit.map(|limit| format!("; within its core limit, {}", size(limit)));
-        line(
-            "pass",
-            passed(explainer.previous) + &limit.unwrap_or_default(),
-        );
-    }
-    if let (Some(limit), Some(rule)) = (plan.limit(), rule) {
-        let left = explainer
-            .admit
-            .map(|admit| admit.left(rule.source(), limit, &Tenant::of(facts)));
-        line("limit", limited(limit, left.unwrap_or_default()));
-    }
-    if plan.run().is_some() || plan.deliver().is_some() || plan.file().is_some() {
-        line(
-            "on failure",
-            match plan.on_failure() {
-                OnFailure::Store => "store".to_owned(),
-                OnFailure::Pass => "pass".to_owned(),
-                OnFailure::Drop => "drop".to_owned(),
-            },
-        );
-    }
-    lines
+}
+
+/// What a rule refuses with.
+pub(super) fn denied(denial: &Denial, kind: Kind) -> (String, String) {
+    let reason = format!("\"{}\"", upcall_config::text::printable(&denial.reason));
+    let text = if kind == Kind::Key {
+        key::denied(&reason, denial)
+    } else {
+        reason
+    };
+    ("deny".to_owned(), text)
 }
 
 /// What runs when all is done.
@@ -206,12 +236,15 @@ fn written(run: &Run) -> String {
     format!("{path} from {from}, {limit}")
 }
 
-fn program(run: &Run) -> String {
+fn run(run: &Run) -> String {
     let (words, timeout) = (quoted(run), time(run.timeout()));
     format!("{words}; stdin: the core; no progress for {timeout} ends it")
 }
 
 fn place(run: &Run, seen: &Seen) -> String {
+    if run.place() == Place::Beside {
+        return key::beside(run, seen);
+    }
     let (Place::Container, Some(leader)) = (run.place(), seen.leader) else {
         return match run.user() {
             User::OriginItself => "the host, in the process's own root and directory".to_owned(),
@@ -246,6 +279,9 @@ fn place(run: &Run, seen: &Seen) -> String {
 }
 
 fn user(run: &Run, seen: &Seen) -> String {
+    if run.place() == Place::Beside {
+        return "a user that nobody else is; no capabilities; no_new_privs".to_owned();
+    }
     if run.place() == Place::Host || seen.leader.is_none() {
         return match run.user() {
             User::OriginItself => {

@@ -6,31 +6,23 @@ use std::collections::BTreeMap;
 use upcall_config::facts::{
     Confinement, ContainerFacts, Facts, PodFacts, ProcessFacts, Reason, Runtime, UserNamespace,
 };
+use upcall_config::keytype::{Caller, KeyUpcall};
 use upcall_config::matcher::Truth;
 use upcall_config::text::unescape;
-use upcall_config::upcall::{CoreUpcall, Signal};
+use upcall_config::upcall::{CoreUpcall, Signal, Upcall};
 
 use super::plan::Seen;
-use super::{Case, Check, ExplainError, Explanation};
+use super::{Case, Check, ExplainError, Explanation, KeyText, key};
 use crate::store::record::{self, Record};
 
 /// What a record says, ready to be decided.
 pub(super) fn case(record: &Record) -> Result<Case, ExplainError> {
-    let core = record.core.as_ref().filter(|_| record.kind == "core");
-    let core = core.ok_or_else(|| ExplainError::Kind {
+    let wanted = || ExplainError::Kind {
         id: record.id.clone(),
         kind: record.kind.clone(),
-    })?;
-    let mut taken_for = Vec::new();
-    let time: Option<jiff::Timestamp> = record.time.parse().ok();
-    let upcall = CoreUpcall {
-        signal: core
-            .signal_number
-            .and_then(|number| Signal::from_number(u32::from(number))),
-        dumpable: record.process.dumpable,
-        limit: Some(core.limit_bytes.unwrap_or(u64::MAX)),
-        time: time.and_then(|time| time.as_second().try_into().ok()),
     };
+    let upcall = upcall(record).ok_or_else(wanted)?;
+    let mut taken_for = Vec::new();
     let known = record.container.as_ref().and_then(container);
     if let (Some(facts), Some(container)) = (&known, &record.container) {
         if facts.confinement == Confinement::Capabilities {
@@ -56,6 +48,11 @@ pub(super) fn case(record: &Record) -> Result<Case, ExplainError> {
     let refused = &record.evidence.refused_nominees;
     explanation.refused_nominees.clone_from(refused);
     explanation.taken_for = taken_for;
+    if let Some(wanted) = upcall.key() {
+        let forged = is_forged(record);
+        explanation.key = Some(KeyText::new(wanted, forged));
+        explanation.refused = forged.then(|| key::FORGED.to_owned());
+    }
     let seen = record.container.as_ref().map(|container| Seen {
         leader: Some(container.leader_pid),
         own: container.own_namespaces.clone(),
@@ -69,6 +66,35 @@ pub(super) fn case(record: &Record) -> Result<Case, ExplainError> {
     })
 }
 
+/// What the kernel said; `None` of a kind that is not explained.
+fn upcall(record: &Record) -> Option<Upcall> {
+    match (record.kind.as_str(), &record.core, &record.key) {
+        ("core", Some(core), _) => {
+            let time: Option<jiff::Timestamp> = record.time.parse().ok();
+            let signal = core.signal_number.map(u32::from);
+            Some(Upcall::Core(CoreUpcall {
+                signal: signal.and_then(Signal::from_number),
+                dumpable: record.process.dumpable,
+                limit: Some(core.limit_bytes.unwrap_or(u64::MAX)),
+                time: time.and_then(|time| time.as_second().try_into().ok()),
+            }))
+        }
+        ("key", _, Some(key)) => Some(Upcall::Key(KeyUpcall {
+            serial: key.serial,
+            kind: unescape(&key.kind)?,
+            description: unescape(&key.description)?,
+            callout: key.callout.as_deref().and_then(unescape),
+            caller: Caller::from_word(&key.caller).unwrap_or(Caller::User),
+        })),
+        _ => None,
+    }
+}
+
+fn is_forged(record: &Record) -> bool {
+    let key = record.key.as_ref();
+    key.is_some_and(|key| key.caller == "forged")
+}
+
 fn checks(record: &Record, facts: &Facts) -> Vec<Check> {
     let dumpable = match record.process.dumpable {
         Some(1) => Truth::Yes,
@@ -77,7 +103,11 @@ fn checks(record: &Record, facts: &Facts) -> Vec<Check> {
     };
     let mut checks = vec![
         Check::registered(facts.container.is_some()),
-        Check::dumpable(dumpable),
+        if record.kind == "key" {
+            Check::claims(is_forged(record))
+        } else {
+            Check::dumpable(dumpable)
+        },
     ];
     // These two are said above.
     let told = [Reason::NotDumpable, Reason::Unregistered];

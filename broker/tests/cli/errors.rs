@@ -56,7 +56,7 @@ fn wrong_usage_is_2() {
         &["list", "--nonsense"][..],
         &["list", "--since", "soon"],
         &["list", "--verdict", "refuse"],
-        &["list", "--kind", "key"],
+        &["list", "--kind", "nonsense"],
         &["list", "--json=xml"],
         &["show"],
         &["explain", "core"],

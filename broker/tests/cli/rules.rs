@@ -135,6 +135,75 @@ fn without_a_daemon_explaining_goes_by_the_rules_on_disk() {
 }
 
 #[test]
+fn a_key_that_a_process_would_need_is_explained() {
+    if !is_root("of others' processes only root sees what rules look at") {
+        return;
+    }
+    let bench = Bench::with(&[given::name(), given::forged()]);
+    bench.write(
+        "c/rules.d/60-keys.toml",
+        "[[rule]]\nupcall = \"key\"\nmatch.container = {}\nmatch.key = { type = \"dns_resolver\" }\n\
+         run = { in = \"host\", join = [\"net\"], command = [\"/sbin/key.dns_resolver\", \"{key}\"], \
+         files = [\"/etc/hosts\"] }\n\
+         [[rule]]\nupcall = \"key\"\nmatch.key = { type = \"user\", description = \"given:*\" }\n\
+         answer = { payload = \"x y\", ttl = \"1m\" }\n\
+         [[rule]]\nupcall = \"key\"\nmatch.key = { caller = \"kernel\" }\n\
+         run = { in = \"host\", command = [\"/sbin/key.dns_resolver\", \"{key}\"] }\n\
+         [[rule]]\nupcall = \"key\"\nmatch.key = { type = \"user\" }\n\
+         deny = { reason = \"not here\", errno = \"EKEYREVOKED\", ttl = \"5s\" }\n\
+         [[rule]]\nupcall = \"core\"\nstore = {}\n",
+    );
+    let record = bench.run(&["explain", "--record", "b7x"]);
+    insta::assert_snapshot!("of_a_keys_record", record.all());
+    let forged = bench.run(&["explain", "--record", "f0r", "key"]);
+    insta::assert_snapshot!("of_a_forged_key", forged.all());
+    let own = std::process::id().to_string();
+    let says = |words: &[&str], parts: &[&str]| {
+        let words = [&["explain", "--pid", &own, "key", "--type"], words].concat();
+        let said = bench.run(&words);
+        assert_eq!((said.err.as_str(), said.status), ("", 0));
+        for part in parts {
+            assert!(said.out.contains(part), "{part}: {}", said.out);
+        }
+    };
+    says(
+        &["dns_resolver", "--desc", "host.example"],
+        &[
+            "key         dns_resolver \"host.example\", callout \"\", for the kernel itself\n",
+            "note: the kernel itself is taken to ask",
+            "5 rules from 1 file, from disk: upcalld does not run; 1 are for other kinds\n",
+            "plan        run    /sbin/key.dns_resolver \"0\"; stdin: the callout; it answers the key itself, within 10s\n",
+            "on failure  refused\n",
+        ],
+    );
+    says(
+        &["user", "--desc", "given:a\\x0ab"],
+        &["answer  \"x y\", good for 1m\n", "user \"given:a\\x0ab\""],
+    );
+    says(&["user"], &["deny   \"not here\"; EKEYREVOKED for 5s\n"]);
+    says(
+        &["rxrpc", "--callout", "c"],
+        &[
+            "no rule matches: pass",
+            "pass   what answers keys before the hook is installed\n",
+        ],
+    );
+    says(
+        &["id_resolver", "--caller", "user"],
+        &[
+            "✗ not forged (it claims to be the kernel)",
+            "refused before any rule is looked at",
+        ],
+    );
+    for words in [
+        &["explain", "--pid", &own, "key"][..],
+        &["explain", "--pid", &own, "--type", "user"],
+    ] {
+        assert_eq!(bench.run(words).status, 2);
+    }
+}
+
+#[test]
 fn what_cannot_be_explained_is_said() {
     if !is_root("of others' processes only root sees what rules look at") {
         return;

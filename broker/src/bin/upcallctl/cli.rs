@@ -112,6 +112,8 @@ pub(crate) enum Hook {
 pub(crate) enum Kind {
     /// A crash.
     Core,
+    /// A key that it would need.
+    Key,
 }
 
 /// What is generated.
@@ -237,6 +239,33 @@ pub(crate) struct ExplainArgs {
     /// The signal it would crash with, by name or number
     #[arg(long, value_name = "SIGNAL", default_value = "SEGV", value_parser = signal)]
     pub(crate) signal: String,
+    /// The type of the key that it would need, as in `dns_resolver`; this and what follows goes with `key`
+    #[arg(long = "type", value_name = "TYPE", help_heading = "Options for `key`")]
+    pub(crate) key_type: Option<String>,
+    /// Its description, such as the name of a host; odd bytes as `list` shows them
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        requires = "key_type",
+        help_heading = "Options for `key`"
+    )]
+    pub(crate) desc: String,
+    /// The callout information
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        requires = "key_type",
+        help_heading = "Options for `key`"
+    )]
+    pub(crate) callout: String,
+    /// On whose behalf; if it is not said, of whoever usually asks for keys of this type
+    #[arg(long, value_name = "WHO", value_parser = ["kernel", "user"], requires = "key_type",
+          help_heading = "Options for `key`")]
+    pub(crate) caller: Option<String>,
     /// Also the rules behind the one that matches
     #[arg(long)]
     pub(crate) all: bool,
@@ -329,6 +358,8 @@ mod tests {
         assert!(parsed(&["--pid", "1", "core"]) && parsed(&["core", "--container", "x"]));
         assert!(parsed(&["--record", "k3m"]));
         assert!(!parsed(&[]) && !parsed(&["--pid", "1", "--container", "x"]));
-        assert!(!parsed(&["--pid", "1", "key"]));
+        let key = ["--pid", "1", "key", "--type", "user", "--desc", "a"];
+        assert!(parsed(&key) && parsed(&["--record", "k3m", "key"]));
+        assert!(!parsed(&["--pid", "1", "--desc", "a"]));
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 use upcalld::explain;
-use upcalld::explain::{Explainer, Explanation, Question, Subject};
+use upcalld::explain::{Does, Explainer, Explanation, KeyAsked, Question, Subject};
 use upcalld::linux::cgroup::Cgroups;
 use upcalld::policy;
 use upcalld::resolve::Resolver;
 
-use crate::cli::ExplainArgs;
+use crate::cli::{ExplainArgs, Kind};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
@@ -56,11 +56,35 @@ fn question(asked: &ExplainArgs) -> Result<Question, Failure> {
         (_, _, Some(id)) => Subject::Record(id.clone()),
         (None, None, None) => return Err(Failure::Odd("nothing to explain".to_owned())),
     };
+    let does = match (asked.kind, &asked.key_type) {
+        (Kind::Key, Some(kind)) => Does::Key(KeyAsked {
+            kind: kind.clone(),
+            description: asked.desc.clone(),
+            callout: asked.callout.clone(),
+            caller: asked.caller.clone(),
+        }),
+        (Kind::Core, Some(_)) => return Err(unfit("--type is for keys", asked)),
+        (Kind::Key, None) if asked.record.is_none() => {
+            return Err(unfit("no --type: which key", asked));
+        }
+        // Of a record it is what the record says.
+        (Kind::Core | Kind::Key, None) => Does::Signal(asked.signal.clone()),
+    };
     Ok(Question {
         of,
-        signal: asked.signal.clone(),
+        does,
         all: asked.all,
     })
+}
+
+fn unfit(what: &str, asked: &ExplainArgs) -> Failure {
+    let pid = asked
+        .pid
+        .map_or_else(|| "PID".to_owned(), |pid| pid.to_string());
+    Failure::Usage {
+        what: what.to_owned(),
+        help: format!("upcallctl explain --pid {pid} key --type dns_resolver --desc host.example"),
+    }
 }
 
 /// With the rules on disk, in this process: the same functions.
@@ -81,6 +105,7 @@ fn here(context: &Context, question: &Question) -> Result<(Explanation, Policy),
         admit: None,
         cores: &explain::cores(&context.state),
         previous: hook.as_ref().map(|hook| &hook.previous),
+        hooks: &context.hooks,
     };
     let explanation = explainer.answer(question, &context.records());
     let explanation = explanation.map_err(|error| Failure::explain(context, error))?;

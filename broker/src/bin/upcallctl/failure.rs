@@ -175,6 +175,8 @@ impl Failure {
                 "ps -e lists processes".to_owned()
             }
             ExplainError::Unreadable { .. } => return Self::Odd(error.to_string()),
+            ExplainError::NoText(_) => "write it as upcallctl list shows it: \\\\ and \\xNN".to_owned(),
+            ExplainError::NotTheKernels(_) => "--caller user, or without --caller".to_owned(),
             ExplainError::Container(FindError::Ambiguous { .. }) => "use its id".to_owned(),
             ExplainError::Container(FindError::NotRunning(..)) => {
                 "start it, or explain one of its records: --record ID".to_owned()

@@ -8,7 +8,16 @@ use crate::cli::signal;
 use crate::row::file_name;
 
 /// Actions that a record can name.
-const ACTIONS: [&str; 5] = ["run", "store", "pass", "deny", "self_test"];
+const ACTIONS: [&str; 8] = [
+    "run",
+    "store",
+    "deliver",
+    "file",
+    "pass",
+    "answer",
+    "deny",
+    "self_test",
+];
 
 /// The filters; all that are given must hold.
 #[derive(Debug, Clone, Default, Args)]
@@ -16,9 +25,9 @@ pub(crate) struct Filter {
     #[command(flatten)]
     pub(crate) whose: Whose,
     /// Only this kind
-    #[arg(long, value_name = "KIND", value_parser = ["core"])]
+    #[arg(long, value_name = "KIND", value_parser = ["core", "key", "module"])]
     pub(crate) kind: Option<String>,
-    /// Only with this action (run, store, pass, deny), outcome (done, partial, failed, refused, lost, missed) or
+    /// Only with this action (run, store, deliver, file, pass, answer, deny), outcome (done, partial, failed, refused, lost, missed) or
     /// reason (rate_limit, helper_exit, …)
     #[arg(long, value_name = "WORD", value_parser = verdict)]
     pub(crate) verdict: Option<String>,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use upcalld::store::record::{
-    Action, Container, Core, Evidence, Outcome, Pod, Process, Record, Rule, SCHEMA, Timings,
+    Action, Container, Core, Evidence, Key, Outcome, Pod, Process, Record, Rule, SCHEMA, Timings,
     TraceStep, VERSION, Verdict,
 };
 
@@ -239,6 +239,70 @@ pub(crate) fn tested() -> Record {
     record.process.dumpable = Some(1);
     record.verdict.actions = vec!["self_test".into()];
     record.message = text("self-test of the core hook: a child of upcallctl crashed");
+    record
+}
+
+/// A name that a program of a container resolved, whose words the shim gave to the key.
+pub(crate) fn name() -> Record {
+    let mut record = shop();
+    record.id = "b7x0c2fe".into();
+    record.kind = "key".into();
+    record.core = None;
+    record.process.dumpable = None;
+    record.evidence.process = text("auth_key");
+    record.verdict.rule = rule(
+        "60-keys.toml",
+        1,
+        "names are resolved where they are asked for",
+    );
+    record.verdict.actions = vec!["run".into()];
+    record.verdict.trace.clear();
+    record.timings_us.held = Some(3_120);
+    record.key = Some(Key {
+        kind: "dns_resolver".into(),
+        description: "srv.corp.example".into(),
+        callout: text(""),
+        serial: 0x2f1c_9a77,
+        caller: "kernel".into(),
+        answer: text("instantiated"),
+        payload_bytes: Some(12),
+        ttl_us: Some(5_000_000),
+        errno: None,
+    });
+    record.actions.truncate(1);
+    let run = &mut record.actions[0];
+    run.argv = Some(vec!["/usr/bin/resolve".into(), "srv.corp.example".into()]);
+    run.output = text("192.0.2.7\\x0a");
+    run.fed_bytes = None;
+    run.duration_us = Some(2_100);
+    record
+}
+
+/// A program that asked in the kernel's name.
+pub(crate) fn forged() -> Record {
+    let mut record = hostile();
+    record.id = "f0rg3dke".into();
+    record.kind = "key".into();
+    record.core = None;
+    record.process.dumpable = None;
+    record.evidence.process = text("auth_key");
+    record.evidence.refused_nominees.clear();
+    record.verdict = Verdict::default();
+    record.reason = text("forged");
+    record.message = text(
+        "only the kernel asks for keys of this type, and this was a program; nothing was started",
+    );
+    record.key = Some(Key {
+        kind: "cifs.spnego".into(),
+        description: "ver=0x2;host=a b;pid=0x1".into(),
+        callout: None,
+        serial: 0x1b22_c7d1,
+        caller: "forged".into(),
+        answer: text("rejected"),
+        payload_bytes: None,
+        ttl_us: Some(1_000_000),
+        errno: text("EPERM"),
+    });
     record
 }
 

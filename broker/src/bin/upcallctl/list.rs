@@ -202,6 +202,13 @@ mod tests {
     }
 
     #[test]
+    fn of_keys_what_was_wanted_is_shown() {
+        let keys = [given::name(), given::forged()];
+        let (wide, pipe) = (Look::given(), Look::given_pipe());
+        insta::assert_snapshot!([text(&keys, &wide), text(&keys, &pipe)].join("\n"));
+    }
+
+    #[test]
     fn a_pipe_gets_cells_without_spaces() {
         let text = text(&given::all(), &Look::given_pipe());
         for line in text.lines() {

@@ -96,26 +96,47 @@ fn process(record: &Record, look: &Look) -> String {
     }
 }
 
-/// The signal and how much there was of the core; of a module, its alias.
+/// The signal and how much there was of the core; of a key its type and description; of a module, its alias.
 fn what(record: &Record, look: &Look) -> String {
+    let between = if look.terminal { " " } else { "," };
     let core = record.core.as_ref();
-    let signal = core.and_then(|core| core.signal.as_deref());
-    let alias = record
-        .module
-        .as_ref()
-        .map(|module| theirs(&module.alias, look));
-    let signal = signal.or(alias.as_deref()).unwrap_or("?");
+    let signal = core.and_then(|core| core.signal.clone());
+    let key = record.key.as_ref().map(|key| {
+        let words = [&key.kind, &key.description].map(|word| theirs(word, look));
+        words.join(between)
+    });
+    let alias = record.module.as_ref();
+    let alias = alias.map(|module| theirs(&module.alias, look));
+    let signal = signal.or(key).or(alias).unwrap_or_else(|| "?".to_owned());
     let much = match (record.count, size(record)) {
         (2.., _) if look.terminal => Some(format!("x{} in {TOGETHER} s", record.count)),
         (2.., _) => Some(format!("x{}", record.count)),
         (_, Some(bytes)) => Some(ours(&format::size(bytes), look)),
         (_, None) => None,
     };
-    let between = if look.terminal { " " } else { "," };
     match much {
-        Some(much) => [signal, &much].join(between),
-        None => signal.to_owned(),
+        Some(much) => [signal, much].join(between),
+        None => signal,
     }
+}
+
+/// A key in a line: type, description, callout, caller.
+pub(crate) fn key_line(
+    kind: &str,
+    description: &str,
+    callout: Option<&str>,
+    caller: &str,
+) -> String {
+    let callout = match callout {
+        Some(callout) => format!("callout \"{callout}\""),
+        None => "callout unknown".to_owned(),
+    };
+    let caller = match caller {
+        "kernel" => "for the kernel itself",
+        "user" => "for a program",
+        _ => "for a program that claims to be the kernel",
+    };
+    format!("{kind} \"{description}\", {callout}, {caller}")
 }
 
 /// Bytes of the core, as far as somebody read it.

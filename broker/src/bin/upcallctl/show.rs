@@ -72,6 +72,7 @@ pub(crate) fn text(record: &Record, look: &Look) -> String {
     page.text = title(record, look) + "\n";
     page.section("process", [process(record)]);
     page.section("crash", crash(record));
+    page.section("key", key(record));
     page.section("container", [container(record, look)]);
     page.section("evidence", evidence(record));
     page.section("verdict", verdict::lines(record, look));
@@ -192,6 +193,35 @@ fn crash(record: &Record) -> Option<String> {
     Some(parts.join("; "))
 }
 
+/// What was wanted, and what came of it.
+fn key(record: &Record) -> Vec<String> {
+    let Some(key) = &record.key else {
+        return Vec::new();
+    };
+    let callout = key.callout.as_deref();
+    let wanted = row::key_line(&key.kind, &key.description, callout, &key.caller);
+    let good = key.ttl_us.map(|ttl| format!("{} s", ttl / 1_000_000));
+    let answer = match (key.answer.as_deref(), &key.errno) {
+        (Some("instantiated"), _) => {
+            let bytes = usize::try_from(key.payload_bytes.unwrap_or(0)).unwrap_or(usize::MAX);
+            let payload = key
+                .payload_bytes
+                .map(|_| format!(", {}", format::count(bytes, "byte")));
+            let good = good.map(|good| format!(", good for {good}"));
+            let [payload, good] = [payload, good].map(Option::unwrap_or_default);
+            format!("answered by upcalld{payload}{good}")
+        }
+        (Some("helper"), _) => "answered by who was started for it".to_owned(),
+        (Some("rejected"), Some(errno)) => {
+            let good = good.map(|good| format!(" for {good}"));
+            format!("refused with {errno}{}", good.unwrap_or_default())
+        }
+        (Some(other), _) => other.to_owned(),
+        (None, _) => "not known to be answered".to_owned(),
+    };
+    vec![format!("{wanted}; serial {:#x}", key.serial), answer]
+}
+
 /// A container in a line: name, id, runtime, image, pod.
 pub(crate) fn container_line(container: &Container, look: &Look) -> String {
     let id = row::short_id(&container.id, look);
@@ -239,6 +269,10 @@ fn evidence(record: &Record) -> Vec<String> {
         Some("kernel_pidfd") => "process: kernel pidfd, alive after the last read".to_owned(),
         Some("number_checked") => {
             "process: its number, all that the kernel said of it agrees; alive after the last read"
+                .to_owned()
+        }
+        Some("auth_key") => {
+            "process: the authorisation key names it, and it waited while it was looked at"
                 .to_owned()
         }
         Some(other) => format!("process: {other}"),
@@ -314,6 +348,13 @@ mod tests {
             given::tested(),
         ];
         let all = others.map(|record| text(&record, &Look::given()));
+        insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn keys() {
+        let keys = [given::name(), given::forged()];
+        let all = keys.map(|record| text(&record, &Look::given()));
         insta::assert_snapshot!(all.join("\n"));
     }
 

@@ -1,10 +1,11 @@
 //! An explanation as people see it.
 
-use upcalld::explain::{Check, ConditionText, Explanation, RuleText};
+use upcalld::explain::{Check, ConditionText, Explanation, KeyText, RuleText};
 
 use super::Policy;
 use crate::format;
 use crate::look::{Look, Paint};
+use crate::row;
 use crate::show::container_line;
 use crate::table::length;
 
@@ -15,6 +16,9 @@ pub(super) fn text(explanation: &Explanation, policy: Policy, look: &Look) -> St
         headed("policy", &policy_text(explanation, policy), look),
         headed("checks", &checks(explanation, look), look),
     ];
+    if let Some(key) = &explanation.key {
+        lines.insert(1, headed("key", &wanted(key), look));
+    }
     let refused = &explanation.refused_nominees;
     lines.extend(
         refused
@@ -62,6 +66,11 @@ fn subject(explanation: &Explanation, look: &Look) -> String {
         inside.unwrap_or_default(),
         record.unwrap_or_default(),
     )
+}
+
+fn wanted(key: &KeyText) -> String {
+    let callout = key.callout.as_deref();
+    row::key_line(&key.kind, &key.description, callout, &key.caller)
 }
 
 fn policy_text(explanation: &Explanation, policy: Policy) -> String {
@@ -139,7 +148,9 @@ fn rules(explanation: &Explanation, look: &Look) -> Vec<String> {
             lines.extend(after_match(explanation, rule));
         }
     }
-    if !taken {
+    if let Some(why) = &explanation.refused {
+        lines.push(format!("  refused before any rule is looked at: {why}"));
+    } else if !taken {
         lines.push("  no rule matches: pass".to_owned());
     }
     lines
@@ -300,6 +311,8 @@ mod tests {
             record: None,
             process: record.process,
             container: record.container,
+            key: None,
+            refused: None,
             refused_nominees: Vec::new(),
             checks: vec![
                 check("alive", "yes", None),

@@ -44,10 +44,10 @@ pub(super) fn lines(record: &Record, look: &Look) -> Vec<String> {
         lines.push(reason.map_or_else(|| message.clone(), |reason| format!("{reason}: {message}")));
     }
     if lines.is_empty() {
-        lines.push(if record.outcome == Outcome::Refused {
-            "nothing was read; the dump has ended".to_owned()
-        } else {
-            record.outcome.as_str().to_owned()
+        lines.push(match (record.outcome, record.kind.as_str()) {
+            (Outcome::Refused, "core") => "nothing was read; the dump has ended".to_owned(),
+            (Outcome::Refused, _) => "nothing was started".to_owned(),
+            (other, _) => other.as_str().to_owned(),
         });
     }
     lines

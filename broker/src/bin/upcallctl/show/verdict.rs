@@ -14,6 +14,9 @@ pub(super) fn lines(record: &Record, look: &Look) -> Vec<String> {
     if verdict.actions.iter().any(|action| action == "self_test") {
         return vec!["none: no rule is asked about a self-test".to_owned()];
     }
+    if record.reason.as_deref() == Some("forged") {
+        return vec!["none: refused before any rule was looked at".to_owned()];
+    }
     let misses: Vec<&TraceStep> = verdict
         .trace
         .iter()
@@ -100,6 +103,7 @@ fn quoted(step: &TraceStep, value: &str) -> String {
         Field::Pod,
         Field::CoreSignal,
         Field::CoreDumpable,
+        Field::KeyCaller,
     ];
     let key = step.key.as_deref().unwrap_or_default();
     if words.iter().any(|field| field.key() == key) {
