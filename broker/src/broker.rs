@@ -3,6 +3,7 @@
 mod clock;
 mod cmdline;
 mod draft;
+mod explained;
 mod facts;
 mod follow;
 mod forget;
@@ -36,7 +37,6 @@ use upcall_config::upcall::Upcall;
 use crate::admit::{Admit, Refused, Tenant};
 use crate::hooks::file::CoreHook;
 use crate::hooks::pattern::Pattern;
-use crate::identify::core::CoreWords;
 use crate::identify::{self, Lost, Origin};
 use crate::intake::call::CoreCall;
 use crate::intake::shim::Late;
@@ -46,13 +46,14 @@ use crate::linux::parse::CgroupLine;
 use crate::metrics::Metrics;
 use crate::resolve::{Container, Resolution, Resolver};
 use crate::store::ledger::Ledger;
-use crate::store::record::{self, Process, Record};
+use crate::store::record::Record;
 use crate::store::records::{RecordError, Records, now_micros};
 use crate::store::{cores, id};
 use clock::Clock;
 pub(crate) use clock::monotonic;
 use cmdline::Cmdlines;
 use draft::Draft;
+pub(crate) use explained::{described, described_asker, facts_of_asker, facts_of_core};
 use missed::Missed;
 use module::Modules;
 use post::Posts;
@@ -64,35 +65,6 @@ const BUSY: &str = "everything is busy: as many upcalls as `limits` allows are i
 
 /// Late upcalls that are remembered until their cores are taken in.
 const LATE_MAX: usize = 4096;
-
-/// The facts of a core dump of a process that is known, for explaining.
-pub(crate) fn facts_of_core(words: &CoreWords, origin: &Origin, resolution: &Resolution) -> Facts {
-    facts::core(words, Ok(origin), resolution)
-}
-
-/// What a record would say about a process and its container.
-pub(crate) fn described(
-    words: &CoreWords,
-    origin: &Origin,
-    resolution: &Resolution,
-    facts: &Facts,
-) -> (Process, Option<record::Container>) {
-    draft::described(words, Ok(origin), resolution, facts)
-}
-
-/// The facts of a process that waits for a key, for explaining.
-pub(crate) fn facts_of_asker(origin: &Origin, resolution: &Resolution) -> Facts {
-    facts::asker(Ok(origin), resolution)
-}
-
-/// What a record would say about a process that waits for a key, and its container.
-pub(crate) fn described_asker(
-    origin: &Origin,
-    resolution: &Resolution,
-    facts: &Facts,
-) -> (Process, Option<record::Container>) {
-    draft::key::described(Ok(origin), resolution, facts)
-}
 
 /// What the daemon was told when it started, and where its rooms are.
 #[derive(Debug, Clone, PartialEq, Eq)]
