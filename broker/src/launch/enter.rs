@@ -15,6 +15,7 @@ use crate::linux::cgroup::Cgroups;
 use crate::linux::devices;
 use crate::linux::namespace::Ns;
 use crate::linux::parse;
+use crate::linux::stranger;
 use crate::resolve::Container;
 use crate::resolve::leader::Leader;
 use crate::store::record::Action;
@@ -236,26 +237,20 @@ fn as_the_origin(enter: &mut Enter, origin: &Origin) -> Result<(), EnterError> {
     alive.map_err(|_| EnterError::Origin(Errno::ESRCH))
 }
 
-/// A program of the host in the container's network, as nobody: an id for each record, of those that systemd keeps for
-/// services without a user of their own (systemd.exec(5), `DynamicUser=`), which belong to nobody's files.
+/// A program of the host in the container's network, as a user who is nobody's.
 fn beside(
     run: &Run,
     container: &Container,
     cgroups: &Cgroups,
     (id, slot): (&str, Slot),
 ) -> Result<Planned, EnterError> {
-    const FIRST: u32 = 61_184;
-    const COUNT: u32 = 65_520 - FIRST;
     let leader = &container.leader;
     let Planned {
         enter,
         fds,
         mut action,
     } = on_host(run, cgroups, (id, slot))?;
-    let sum = id.bytes().fold(0_u32, |sum, byte| {
-        sum.wrapping_mul(31).wrapping_add(u32::from(byte))
-    });
-    let nobody = FIRST + sum % COUNT;
+    let nobody = stranger::in_turn();
     let ([uid, ..], [gid, ..]) = (leader.status.uids, leader.status.gids);
     leader
         .process

@@ -3,7 +3,10 @@
 //! For processes of the admin's command that read cores. What remains is reading what is open, memory to a limit, and
 //! writing an answer into a pipe.
 
+use std::os::fd::BorrowedFd;
+
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid};
@@ -25,14 +28,20 @@ const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCH: u32 = 0xc000_00b7;
 
-/// Where `struct seccomp_data` has the number and the architecture.
+/// Where `struct seccomp_data` has the number, the architecture, and half of the second argument.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
+const REQUEST: u32 = 24;
+
+/// The instructions that are used.
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const END: u32 = libc::BPF_RET | libc::BPF_K;
 
 const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | 0x01; // EPERM
 
 /// Reading, answering, memory, and the end; and of a socket only messages over one that is open.
-const READING: [i64; 31] = [
+const READING: [i64; 30] = [
     libc::SYS_read,
     libc::SYS_pread64,
     libc::SYS_readv,
@@ -58,7 +67,6 @@ const READING: [i64; 31] = [
     libc::SYS_clock_gettime,
     libc::SYS_gettid,
     libc::SYS_getpid,
-    libc::SYS_tgkill,
     libc::SYS_sigaltstack,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigaction,
@@ -93,6 +101,8 @@ pub struct ConfineError {
 pub fn confine(work: Work) -> Result<(), ConfineError> {
     let step = |step| move |errno| ConfineError { step, errno };
     prctl::set_dumpable(false).map_err(step("dumpable"))?;
+    // What whoever started the command had open is not for a tenant's bytes.
+    calls::close_range(3, u32::MAX).map_err(step("descriptors"))?;
     sys::be_idle().map_err(step("priority"))?;
     chdir_unless(work).map_err(step("directory"))?;
     for (resource, limit) in [
@@ -131,23 +141,61 @@ fn chdir_unless(work: Work) -> Result<(), Errno> {
 
 /// What is not listed fails with `EPERM`.
 fn filter(work: Work) -> Vec<libc::sock_filter> {
-    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let end = libc::BPF_RET | libc::BPF_K;
-    let mut program = vec![
-        instruction(load, ARCHITECTURE, 0, 0),
-        instruction(equal, ARCH, 1, 0),
-        instruction(end, libc::SECCOMP_RET_KILL_PROCESS, 0, 0),
-        instruction(load, NUMBER, 0, 0),
-    ];
+    let mut program = native();
     let opening = (work == Work::Open).then_some(libc::SYS_openat2);
     for number in READING.into_iter().chain(opening) {
-        let number = u32::try_from(number).unwrap_or(u32::MAX);
-        program.push(instruction(equal, number, 0, 1));
-        program.push(instruction(end, libc::SECCOMP_RET_ALLOW, 0, 0));
+        program.push(instruction(EQUAL, call(number), 0, 1));
+        program.push(instruction(END, libc::SECCOMP_RET_ALLOW, 0, 0));
     }
-    program.push(instruction(end, REFUSE, 0, 0));
+    program.push(instruction(END, REFUSE, 0, 0));
     program
+}
+
+/// What this process starts from here on, whoever it becomes, has none of our keys, of our files only `kept`, and types
+/// nothing into the terminal that it shares with us: what was typed so would be read by the shell behind us (ioctl_tty(2),
+/// `TIOCSTI`; ioctl_console(2), `TIOCLINUX`). Needs `CAP_SYS_ADMIN`, and cannot be undone.
+///
+/// # Errors
+/// The first step that failed.
+pub fn confine_children(kept: BorrowedFd<'_>) -> Result<(), ConfineError> {
+    let step = |step| move |errno| ConfineError { step, errno };
+    match calls::new_session_keyring() {
+        Ok(()) | Err(Errno::ENOSYS) => {} // a kernel without keys
+        Err(errno) => return Err(step("session keyring")(errno)),
+    }
+    sys::close_on_exec(3).map_err(step("descriptors"))?;
+    fcntl(kept, FcntlArg::F_SETFD(FdFlag::empty())).map_err(step("descriptors"))?;
+    calls::filter_system_calls(&without_typing()).map_err(step("seccomp"))
+}
+
+/// All but two requests of ioctl(2), of which the kernel reads 32 bits.
+fn without_typing() -> Vec<libc::sock_filter> {
+    let mut program = native();
+    program.extend([
+        // The x32 calls have numbers of their own above this bit.
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1 << 30, 4, 0),
+        instruction(EQUAL, call(libc::SYS_ioctl), 0, 4),
+        instruction(LOAD, REQUEST, 0, 0),
+        instruction(EQUAL, 0x5412, 1, 0), // TIOCSTI
+        instruction(EQUAL, 0x541c, 0, 1), // TIOCLINUX
+        instruction(END, REFUSE, 0, 0),
+        instruction(END, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ]);
+    program
+}
+
+/// Ends who calls in another architecture's way, and loads the call's number.
+fn native() -> Vec<libc::sock_filter> {
+    vec![
+        instruction(LOAD, ARCHITECTURE, 0, 0),
+        instruction(EQUAL, ARCH, 1, 0),
+        instruction(END, libc::SECCOMP_RET_KILL_PROCESS, 0, 0),
+        instruction(LOAD, NUMBER, 0, 0),
+    ]
+}
+
+fn call(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
@@ -162,7 +210,10 @@ fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::os::fd::{AsFd, IntoRawFd};
     use std::process::{Command, Stdio};
+
+    use nix::unistd::close;
 
     use super::*;
 
@@ -193,11 +244,16 @@ mod tests {
     fn inside() {
         let root = Uid::effective().is_root();
         let status = std::fs::File::open("/proc/thread-self/status").unwrap();
+        calls::dup_to(status.as_fd(), 2).unwrap();
+        let inherited = status.into_raw_fd();
         let pid = nix::unistd::getpid();
         confine(Work::Read).unwrap();
-        let mut status = std::io::BufReader::new(status);
+        assert_eq!(close(inherited), Err(Errno::EBADF));
+        let status = std::io::stderr().as_fd().try_clone_to_owned().unwrap();
         let mut text = String::new();
-        status.read_to_string(&mut text).unwrap();
+        std::fs::File::from(status)
+            .read_to_string(&mut text)
+            .unwrap();
         let uid = if root {
             "Uid:\t65534\t65534\t65534\t65534"
         } else {
@@ -250,6 +306,7 @@ mod tests {
         };
         assert!(allowed(Work::Open, libc::SYS_openat2) && !allowed(Work::Read, libc::SYS_openat2));
         for never in [
+            libc::SYS_tgkill,
             libc::SYS_openat,
             libc::SYS_execve,
             libc::SYS_socket,

@@ -16,4 +16,5 @@ pub mod procdir;
 pub mod ringpage;
 pub mod secure;
 pub mod seqpacket;
+pub mod stranger;
 pub mod sys;

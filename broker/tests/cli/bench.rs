@@ -76,9 +76,15 @@ impl Bench {
     }
 
     /// The command with the options that every test gives.
-    #[expect(clippy::disallowed_methods, reason = "the command is what is tested")]
     pub(crate) fn command(&self, program: &Path, words: &[&str]) -> Command {
+        self.wrapped(program, &[], words)
+    }
+
+    /// The same, as words of a program that starts it.
+    #[expect(clippy::disallowed_methods, reason = "the command is what is tested")]
+    pub(crate) fn wrapped(&self, program: &Path, before: &[&str], words: &[&str]) -> Command {
         let mut command = Command::new(program);
+        command.args(before);
         for (option, name) in [
             ("--config", "c"),
             ("--state", "s"),

@@ -13,6 +13,8 @@ mod cores;
 #[cfg(test)]
 mod daemon;
 #[cfg(test)]
+mod debug;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod hooks;

@@ -11,6 +11,7 @@ use super::outcome::fail;
 use crate::broker::reason::{self, Explained};
 use crate::launch::{Keep, Slot};
 use crate::linux::namespace::Ns;
+use crate::linux::stranger;
 use crate::store::cores;
 use crate::store::record::{Action, Outcome};
 use crate::store::records::now_micros;
@@ -131,9 +132,8 @@ impl Work<'_> {
 /// not one of those that mean nobody.
 fn is_person(uid: u32) -> bool {
     const SYSTEM: std::ops::RangeInclusive<u32> = 0..=999;
-    const DYNAMIC: std::ops::RangeInclusive<u32> = 61_184..=65_519;
     const NOBODY: [u32; 3] = [65_534, 65_535, u32::MAX];
-    !SYSTEM.contains(&uid) && !DYNAMIC.contains(&uid) && !NOBODY.contains(&uid)
+    !SYSTEM.contains(&uid) && !stranger::IDS.contains(&uid) && !NOBODY.contains(&uid)
 }
 
 #[cfg(test)]

@@ -333,3 +333,13 @@ pub fn be_idle() -> Result<(), Errno> {
     Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) })
         .map(drop)
 }
+
+/// close_range(2) with `CLOSE_RANGE_CLOEXEC` (5.11): descriptors from `first` up are closed by the next execve(2).
+///
+/// # Errors
+/// As close_range(2).
+pub fn close_on_exec(first: u32) -> Result<(), Errno> {
+    let flag = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: close_range takes three numbers, and with this flag closes nothing now.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flag) }).map(drop)
+}

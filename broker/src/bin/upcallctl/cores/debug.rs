@@ -1,30 +1,41 @@
 //! `cores debug`: gdb on a core, with the files of the container.
 //!
-//! Core and files are the tenant's. So gdb runs as a user of nobody's, in a network of its own, without capabilities,
-//! and loads nothing that they name: no scripts, no .gdbinit. What is run is printed.
+//! Core and files are the tenant's. So gdb runs as a user of nobody's, in a network and among processes of its own,
+//! without capabilities, our keys or our open files, and types nothing into the terminal that it shares with us. It loads
+//! nothing that they name: no scripts, no .gdbinit. What is run is printed.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Gid, Uid, chown, fchown, linkat, mkdtemp};
+use nix::unistd::{Gid, Uid, fchown};
 use upcall_config::text::{printable, unescape};
+use upcalld::linux::confine::confine_children;
+use upcalld::linux::stranger;
 use upcalld::store::record::Record;
 
 use super::args::DebugArgs;
+use super::dump::Room;
 use super::{dump, root};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::complain;
 
-/// Users that exist for as long as they are needed (systemd calls them dynamic), and how many they are.
-const STRANGERS: (u32, u32) = (61_184, 4_336);
+/// What becomes of root before gdb: a process of nobody's that sees no other and reaches no network.
+const STRANGER: [&str; 7] = [
+    "unshare",
+    "--net",
+    "--ipc",
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--",
+];
 
 /// The debugger, and what keeps it from doing what a core or a file says.
 const GDB: [&str; 7] = [
@@ -42,32 +53,36 @@ pub(crate) fn run(context: &Context, asked: &DebugArgs) -> Result<(), Failure> {
     let record = super::record(context, &asked.id)?;
     let stored = super::open(context, &record)?;
     let root = root::of(context, &record, asked.sysroot.as_deref());
-    let numbers = std::process::id() % STRANGERS.1;
     let stranger = Uid::effective().is_root() && !asked.trust;
-    let stranger = stranger.then_some(STRANGERS.0 + numbers);
-    let place = Place::new(stranger)?;
-    let core = place.core(context, &record, stored, stranger)?;
+    let none = || Failure::Odd("every user id of nobody's is taken".to_owned());
+    let unused = stranger.then(|| stranger::unused().ok_or_else(none));
+    let stranger = unused.transpose()?;
+    let core = unpacked(context, &record, stored, stranger)?;
 
     let mut words: Vec<OsString> = Vec::new();
     if let Some(uid) = stranger {
-        words.extend(["unshare", "--net", "--ipc", "--", "setpriv"].map(OsString::from));
+        words.extend(STRANGER.map(OsString::from));
+        words.push("setpriv".into());
         words.extend([format!("--reuid={uid}"), format!("--regid={uid}")].map(OsString::from));
         let without = ["--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
         words.extend(without.map(OsString::from));
         words.extend(["--no-new-privs", "--"].map(OsString::from));
     }
     words.extend(GDB.map(OsString::from));
-    // The directory that gdb is in: a link of the tenant's cannot stand in its way.
-    let sysroot = match &root {
-        Ok(_) => Path::new("/proc/self/cwd"),
-        Err(_) => place.0.as_path(),
+    // The directory that gdb is in: a link of the tenant's cannot stand in its way. The other name is nothing's.
+    let (sysroot, directory) = match &root {
+        Ok(root) => {
+            let directory = format!("/proc/self/fd/{}", root.directory.as_raw_fd());
+            ("/proc/self/cwd", PathBuf::from(directory))
+        }
+        Err(_) => ("/nonexistent", PathBuf::from("/")),
     };
     words.push("-iex".into());
-    words.push(format!("set sysroot {}", sysroot.display()).into());
+    words.push(format!("set sysroot {sysroot}").into());
     words.extend(asked.gdb.iter().cloned());
     let program = root.is_ok().then(|| program(&record)).flatten();
     words.extend(program);
-    words.push(["--core=", &core.display().to_string()].concat().into());
+    words.push(format!("--core=/proc/self/fd/{}", core.as_raw_fd()).into());
 
     match &root {
         Ok(root) => complain(&format!("files from  {}\n", printable(&root.whose))),
@@ -85,10 +100,12 @@ pub(crate) fn run(context: &Context, asked: &DebugArgs) -> Result<(), Failure> {
         }
     });
     complain(&format!("run         {}\n", shown(&words)));
-    let directory = match &root {
-        Ok(root) => PathBuf::from(format!("/proc/self/fd/{}", root.directory.as_raw_fd())),
-        Err(_) => place.0.clone(),
-    };
+    if stranger.is_some() {
+        confine_children(core.as_fd()).map_err(|error| Failure::Odd(error.to_string()))?;
+    } else {
+        let kept = fcntl(&core, FcntlArg::F_SETFD(FdFlag::empty()));
+        kept.map_err(|errno| Failure::Odd(errno.to_string()))?;
+    }
     start(&words, &directory)
 }
 
@@ -139,62 +156,25 @@ fn start(words: &[OsString], directory: &Path) -> Result<(), Failure> {
     }
 }
 
-/// A directory of its own for an unpacked core; gone when dropped.
-struct Place(PathBuf);
-
-impl Place {
-    fn new(owner: Option<u32>) -> Result<Self, Failure> {
-        let base =
-            std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-        let template = base.join("upcallctl-XXXXXX");
-        let failed = |errno: nix::errno::Errno| Failure::File {
-            path: template.clone(),
-            source: errno.into(),
-        };
-        let place = Self(mkdtemp(&template).map_err(failed)?);
-        if let Some(id) = owner {
-            let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-            chown(&place.0, Some(uid), Some(gid)).map_err(failed)?;
-        }
-        Ok(place)
+/// Unpacks a core into a file without a name, which ends with us and with gdb.
+fn unpacked(
+    context: &Context,
+    record: &Record,
+    stored: super::Stored,
+    owner: Option<u32>,
+) -> Result<File, Failure> {
+    let base = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let failed = |source| Failure::File {
+        path: base.clone(),
+        source,
+    };
+    let file = dump::unnamed(&base).map_err(failed)?;
+    dump::unpack(context, record, stored, &file, (&base, Room::Kept))?;
+    if let Some(id) = owner {
+        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        fchown(&file, Some(uid), Some(gid)).map_err(|errno| failed(errno.into()))?;
     }
-
-    /// Unpacks a core; it has no name before it is whole, so that Ctrl-C leaves nothing of it.
-    fn core(
-        &self,
-        context: &Context,
-        record: &Record,
-        stored: super::Stored,
-        owner: Option<u32>,
-    ) -> Result<PathBuf, Failure> {
-        let path = self.0.join("core");
-        let failed = |source| Failure::File {
-            path: path.clone(),
-            source,
-        };
-        let mut options = File::options();
-        let unnamed = options.write(true).read(true).mode(0o600);
-        let file = unnamed
-            .custom_flags(libc::O_TMPFILE)
-            .open(&self.0)
-            .map_err(failed)?;
-        dump::unpack(context, record, stored, &file, &path)?;
-        if let Some(id) = owner {
-            let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-            fchown(&file, Some(uid), Some(gid)).map_err(|errno| failed(errno.into()))?;
-        }
-        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let flags = AtFlags::AT_SYMLINK_FOLLOW;
-        linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &path, flags)
-            .map_err(|errno| failed(errno.into()))?;
-        Ok(path)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
+    Ok(file)
 }
 
 /// The program that crashed, below where gdb is; its path is the tenant's word, and one word of gdb's command.

@@ -2,10 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::linkat;
+use upcalld::policy;
 use upcalld::store::record::Record;
+use upcalld::store::space::free;
 
 use super::args::DumpArgs;
 use super::progress::Progress;
@@ -17,6 +23,9 @@ use crate::output::complain;
 
 /// What is read at once; so much of nothing becomes a hole.
 const CHUNK: usize = 64 << 10;
+
+/// After so many chunks it is looked how much is free: 64 MiB.
+const ASKED: u64 = 1 << 10;
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, asked: &DumpArgs) -> Result<(), Failure> {
@@ -31,13 +40,45 @@ pub(crate) fn run(context: &Context, asked: &DumpArgs) -> Result<(), Failure> {
     let Some(path) = &asked.output else {
         return to_stdout(context, &record, stored);
     };
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let taken = || failed(path, Errno::EEXIST.into());
+    if path.symlink_metadata().is_ok() {
+        return Err(taken());
+    }
+    // Half a core under the name of a whole one would be found by somebody; so it has none before it is whole.
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let file = unnamed(parent.unwrap_or(Path::new(".")));
     let file = file.map_err(|source| failed(path, source))?;
-    unpack(context, &record, stored, &file, path).inspect_err(|_| {
-        // Half a core under the name of a whole one would be found by somebody.
-        drop(std::fs::remove_file(path));
-    })
+    unpack(context, &record, stored, &file, (path, Room::All))?;
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let linked = linkat(
+        AT_FDCWD,
+        &*unnamed,
+        AT_FDCWD,
+        path,
+        AtFlags::AT_SYMLINK_FOLLOW,
+    );
+    linked.map_err(|errno| failed(path, errno.into()))
+}
+
+/// A new file in a directory, readable by its owner alone, that has no name and is gone when nobody has it open.
+///
+/// # Errors
+/// As open(2); `EOPNOTSUPP` on a file system that has no such files.
+pub(super) fn unnamed(directory: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).mode(0o600);
+    options.custom_flags(libc::O_TMPFILE).open(directory)
+}
+
+/// How much of a file system may be filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// All of it: the admin said where.
+    All,
+    /// What `store.keep_free` leaves.
+    Kept,
 }
 
 /// Writes a core to a file with holes; `path` is how it is called in errors.
@@ -46,32 +87,46 @@ pub(super) fn unpack(
     record: &Record,
     stored: Stored,
     mut file: &File,
-    path: &Path,
+    (path, room): (&Path, Room),
 ) -> Result<(), Failure> {
-    let mut end = 0;
+    let keep = match room {
+        Room::All => 0,
+        Room::Kept => policy::check(&context.config).settings.store.keep_free,
+    };
+    let (mut end, mut written) = (0_u64, 0_u64);
     copy(context, record, stored, |bytes| {
-        end += u64::try_from(bytes.len()).unwrap_or(0);
-        let result = if bytes.iter().all(|byte| *byte == 0) {
-            file.seek(SeekFrom::Start(end)).map(drop)
-        } else {
-            file.write_all(bytes)
-        };
-        result.map_err(|source| failed(path, source))
+        let length = u64::try_from(bytes.len()).unwrap_or(0);
+        end += length;
+        if bytes.iter().all(|byte| *byte == 0) {
+            let past = file.seek(SeekFrom::Start(end));
+            return past.map(drop).map_err(|source| failed(path, source));
+        }
+        // What a few bytes unpack to is the tenant's choice.
+        if keep > 0 && written.is_multiple_of(ASKED) && free(path).is_some_and(|free| free < keep) {
+            return Err(Failure::Odd(format!(
+                "{}: less is free than store.keep_free wants; TMPDIR names another place",
+                path.display()
+            )));
+        }
+        written += 1;
+        file.write_all(bytes).map_err(|source| failed(path, source))
     })?;
     file.set_len(end).map_err(|source| failed(path, source))
 }
 
 fn to_stdout(context: &Context, record: &Record, stored: Stored) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
+    let failed = |error: std::io::Error| {
+        if error.kind() == ErrorKind::BrokenPipe {
+            Failure::Closed
+        } else {
+            Failure::Output(error)
+        }
+    };
     copy(context, record, stored, |bytes| {
-        out.write_all(bytes).map_err(|error| {
-            if error.kind() == ErrorKind::BrokenPipe {
-                Failure::Closed
-            } else {
-                Failure::Output(error)
-            }
-        })
-    })
+        out.write_all(bytes).map_err(failed)
+    })?;
+    out.flush().map_err(failed)
 }
 
 /// Reads the core to its end, a chunk at a time.
