@@ -89,18 +89,12 @@ fn write(records: &Records, gone: &Gone) {
         };
         info!("the core {id} is removed: {message}");
         let entry = entries.iter().find(|entry| entry.id == *id);
-        let Some((entry, mut record)) = entry.and_then(|entry| Some((entry, records.read(entry)?)))
-        else {
+        let Some(entry) = entry else {
             continue; // forgotten meanwhile
         };
-        for action in &mut record.actions {
-            if action.action == "store" {
-                action.state = Some(why.as_str().to_owned());
-                action.message = Some(message.to_owned());
-                action.path = None;
-            }
-        }
-        if let Err(error) = records.write(&record, entry.micros) {
+        if let Err(error) =
+            records.amend(entry, |record| cores::gone(record, why.as_str(), message))
+        {
             warn!("{error}");
         }
     }

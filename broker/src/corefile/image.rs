@@ -23,6 +23,9 @@ const STB_GLOBAL: u8 = 1;
 /// The most unwinding information of one file.
 const TABLE_MAX: u64 = 64 << 20;
 
+/// The longest entry of a table of sections.
+const SECTION_MAX: usize = 256;
+
 /// How many symbols of one table are looked at.
 const SYMBOLS_MAX: u64 = 1 << 20;
 
@@ -251,6 +254,10 @@ fn sections(
     let each = usize::from(header.u16(sizes)?);
     let count = usize::from(header.u16(sizes + 2)?);
     let names = usize::from(header.u16(sizes + 4)?);
+    // They are 40 or 64 bytes long; a file that says otherwise would have us read up to 4 GiB.
+    if each > SECTION_MAX {
+        return None;
+    }
     let table = part(file, table, u64::try_from(count.checked_mul(each)?).ok()?)?;
     let section = |place: usize| {
         let entry = Bytes(&table).part(place.checked_mul(each)?, each)?;

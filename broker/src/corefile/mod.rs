@@ -34,6 +34,17 @@ const MEMORY_MAX: u64 = 32 << 20;
 /// How much of the stack is looked at, from the stack pointer up.
 const STACK_MAX: u64 = 1 << 20;
 
+/// The vdso is much smaller.
+const VDSO_MAX: u64 = 64 << 10;
+
+const _: () = {
+    let headers = modules::MODULES_MAX as u64 * modules::HEADER;
+    assert!(
+        headers + STACK_MAX + VDSO_MAX <= MEMORY_MAX,
+        "files must not use up what the stack needs"
+    );
+};
+
 /// What a leaf function may use below its stack pointer (the x86-64 ABI's red zone).
 const RED_ZONE: u64 = 128;
 
@@ -119,7 +130,8 @@ impl Core {
     }
 }
 
-/// Which addresses are looked at, and how much from there: where a file's beginning is mapped, the stack, the vdso.
+/// Which addresses are looked at, and how much from there: the stack, the vdso, where a file's beginning is mapped.
+/// All of it has room in [`MEMORY_MAX`].
 fn wanted(notes: &Notes, segments: &[Segment]) -> Vec<(u64, u64)> {
     let mut wanted = Vec::new();
     if let Some(registers) = &notes.registers {
@@ -127,9 +139,10 @@ fn wanted(notes: &Notes, segments: &[Segment]) -> Vec<(u64, u64)> {
     }
     if let Some(vdso) = notes.vdso {
         let whole = segments.iter().find(|segment| segment.start == vdso);
-        wanted.push((vdso, whole.map_or(0, |whole| whole.size.min(64 << 10))));
+        wanted.push((vdso, whole.map_or(0, |whole| whole.size.min(VDSO_MAX))));
     }
     let begins = notes.files.iter().filter(|file| file.offset == 0);
+    let begins = begins.take(modules::MODULES_MAX);
     wanted.extend(begins.map(|file| (file.start, modules::HEADER)));
     wanted
 }

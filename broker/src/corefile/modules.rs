@@ -14,7 +14,7 @@ use super::notes::Notes;
 pub(super) const HEADER: u64 = 4096;
 
 /// How many files are listed.
-const MODULES_MAX: usize = 4096;
+pub(super) const MODULES_MAX: usize = 4096;
 
 /// elf(5).
 const PT_NOTE: u32 = 4;

@@ -4,6 +4,7 @@ use upcall_config::facts::Runtime;
 use upcall_config::rule::Declared;
 use upcall_config::text::escape;
 
+use crate::linux::pidref::PidRef;
 use crate::resolve::Resolver;
 use crate::resolve::claim::{Claim, Names};
 use crate::resolve::leader::Leader;
@@ -12,7 +13,7 @@ use crate::resolve::leader::Leader;
 const PREFIX_MIN: usize = 4;
 
 /// One container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Found {
     /// Which runtime has it.
     pub runtime: String,
@@ -20,8 +21,8 @@ pub struct Found {
     pub id: String,
     /// The name people gave it, escaped.
     pub name: Option<String>,
-    /// Its init.
-    pub leader: u32,
+    /// Its init, held.
+    pub leader: PidRef,
 }
 
 /// Why there is no one container.
@@ -81,25 +82,24 @@ pub fn container(
     );
     for one in matching {
         match Leader::open(&one.0.init, resolver.host()) {
-            Ok(leader) => running.push((one, leader.process.pid())),
+            Ok(leader) => running.push((one, leader.process)),
             Err(error) => stopped = Some(FindError::NotRunning(shown(one), error.to_string())),
         }
     }
-    match running.as_slice() {
-        [] => Err(stopped.unwrap_or_else(|| FindError::None(name.to_owned()))),
-        [(one, leader)] => {
-            let (claim, names) = one;
-            Ok(Found {
-                runtime: claim.runtime.to_string(),
-                id: escape(&claim.id),
-                name: names.name.as_deref().map(escape),
-                leader: *leader,
-            })
-        }
-        [(first, _), (second, _), ..] => Err(FindError::Ambiguous {
+    if let [(first, _), (second, _), ..] = running.as_slice() {
+        return Err(FindError::Ambiguous {
             name: name.to_owned(),
             first: shown(first),
             second: shown(second),
-        }),
+        });
     }
+    let Some(((claim, names), leader)) = running.pop() else {
+        return Err(stopped.unwrap_or_else(|| FindError::None(name.to_owned())));
+    };
+    Ok(Found {
+        runtime: claim.runtime.to_string(),
+        id: escape(&claim.id),
+        name: names.name.as_deref().map(escape),
+        leader,
+    })
 }

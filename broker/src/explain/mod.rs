@@ -123,7 +123,7 @@ impl Explainer<'_> {
             Subject::Pid(pid) => process(*pid),
             Subject::Container(name) => {
                 let found = find::container(self.resolver, self.policy.containers(), name)?;
-                process(found.leader)
+                process(found.leader.pid())
             }
             Subject::Record(prefix) => {
                 let record = records.find(prefix)?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use upcall_config::plan::Compress;
 
 use super::id;
+use super::record::Record;
 
 /// The name of a core's file.
 pub fn name(id: &str, compress: Compress) -> String {
@@ -34,6 +35,17 @@ pub fn find(directory: &Path, id: &str) -> Option<PathBuf> {
     let names = [Compress::Zstd(1), Compress::None].map(|compress| name(id, compress));
     let paths = names.map(|name| directory.join(name));
     paths.into_iter().find(|path| path.exists())
+}
+
+/// Notes in its record that a core is no longer there: what became of it, a word, and the same for people.
+pub fn gone(record: &mut Record, state: &str, message: &str) {
+    for action in &mut record.actions {
+        if action.action == "store" {
+            action.state = Some(state.to_owned());
+            action.message = Some(message.to_owned());
+            action.path = None;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! is `open/ID`: the record so far on one line, and behind it, appended by the launcher's children, what became of it.
 //! So a record survives the daemon, and whoever starts next closes it.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -177,7 +177,9 @@ impl Records {
             source,
         };
         // Written beside and renamed: a name in the directory is a whole record.
-        let temporary = self.open.join(format!("{}.closing", record.id));
+        // By its writer's own name: the daemon and an admin's command may write the same at once.
+        let temporary = format!("{}.{}.closing", record.id, std::process::id());
+        let temporary = self.open.join(temporary);
         let path = self.closed.join(format!("{micros:016}-{}.json", record.id));
         let mut options = OpenOptions::new();
         let mut file = options
@@ -187,8 +189,27 @@ impl Records {
             .mode(0o640)
             .open(&temporary)
             .map_err(error)?;
+        // Whatever the umask of an admin's command says.
+        let mode = Permissions::from_mode(0o640);
+        file.set_permissions(mode).map_err(error)?;
         file.write_all(&line(record)?).map_err(error)?;
         std::fs::rename(&temporary, &path).map_err(error)
+    }
+
+    /// Changes a closed record, which keeps its place; nothing happens to one that is gone or damaged.
+    ///
+    /// # Errors
+    /// As [`Records::write`].
+    pub fn amend(
+        &self,
+        entry: &Entry,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<(), RecordError> {
+        let Some(mut record) = self.read(entry) else {
+            return Ok(());
+        };
+        change(&mut record);
+        self.write(&record, entry.micros)
     }
 
     /// Closed records, oldest first.

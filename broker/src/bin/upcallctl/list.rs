@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 use upcalld::store::record::Record;
-use upcalld::store::records::{Entry, Records};
 
 use crate::cli::{Json, ListArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::look::Look;
+use crate::newest::{Newest, newest};
 use crate::output::{complain, print, print_json};
 use crate::row::{self, Row};
 use crate::table::{self, Cell, Column};
@@ -25,7 +25,8 @@ const COLUMNS: [Column; 9] = [
     column("HELD", true, 1, false),
 ];
 
-const fn column(name: &'static str, right: bool, goes: u8, cut: bool) -> Column {
+/// A column of a table.
+pub(crate) const fn column(name: &'static str, right: bool, goes: u8, cut: bool) -> Column {
     Column {
         name,
         right,
@@ -45,24 +46,9 @@ struct Document<'a> {
 /// Runs the command.
 pub(crate) fn run(context: &Context, asked: &ListArgs) -> Result<(), Failure> {
     let look = &context.look;
-    let records = context.records();
-    let mut entries = records
-        .entries()
-        .map_err(|error| Failure::records(context, error))?;
-    let all = entries.len();
-    if let Some(since) = asked.since {
-        let moment = since.moment(look.now, &look.zone).as_microsecond();
-        let moment = u64::try_from(moment).unwrap_or(0);
-        entries.retain(|entry| entry.micros >= moment);
-    }
-    let (found, unreadable) = newest(&records, &entries, asked, context)?;
-    if unreadable > 0 {
-        let files = format::count(unreadable, "file");
-        complain(&format!(
-            "warning: {files} in {} cannot be read as records\n",
-            context.state.join("records").display()
-        ));
-    }
+    let Newest { found, all } = newest(context, asked.number, asked.since, |record| {
+        asked.filter.takes(&record).then_some(record)
+    })?;
     match context.json {
         Some(Json::Document) => {
             return print_json(&Document {
@@ -81,37 +67,6 @@ pub(crate) fn run(context: &Context, asked: &ListArgs) -> Result<(), Failure> {
         }
     }
     print(&text(&found, look))
-}
-
-/// The newest that are meant, oldest first, and how many files were no records.
-fn newest(
-    records: &Records,
-    entries: &[Entry],
-    asked: &ListArgs,
-    context: &Context,
-) -> Result<(Vec<Record>, usize), Failure> {
-    let most = if asked.number == 0 {
-        usize::MAX
-    } else {
-        asked.number
-    };
-    let (mut found, mut unreadable) = (Vec::new(), 0);
-    for entry in entries.iter().rev() {
-        if found.len() == most {
-            break;
-        }
-        match records.read(entry) {
-            Some(record) if asked.filter.takes(&record) => found.push(record),
-            Some(_) => {}
-            None => unreadable += 1,
-        }
-    }
-    // One that is damaged or just removed is no reason to show nothing; none that can be read is.
-    if unreadable > 0 && unreadable == entries.len() && !nix::unistd::Uid::effective().is_root() {
-        return Err(Failure::denied(context));
-    }
-    found.reverse();
-    Ok((found, unreadable))
 }
 
 /// Why the list is empty, and what to do.

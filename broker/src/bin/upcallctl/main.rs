@@ -19,6 +19,7 @@ mod install;
 mod list;
 mod look;
 mod metrics;
+mod newest;
 mod output;
 mod reload;
 mod row;

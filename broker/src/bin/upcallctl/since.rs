@@ -6,6 +6,8 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan, Zoned};
 
+use crate::look::Look;
+
 /// What was written, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Since {
@@ -36,6 +38,14 @@ impl Since {
             Self::Local(time) => local(time),
             Self::Moment(moment) => moment,
         }
+    }
+}
+
+impl Since {
+    /// The same, in microseconds since the epoch.
+    pub(crate) fn micros(self, look: &Look) -> u64 {
+        let moment = self.moment(look.now, &look.zone).as_microsecond();
+        u64::try_from(moment).unwrap_or(0)
     }
 }
 

@@ -9,8 +9,9 @@ use super::stored;
 use crate::cli::Json;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::list::when;
+use crate::list::{column, when};
 use crate::look::Look;
+use crate::newest::{Newest, newest};
 use crate::output::{complain, print, print_json};
 use crate::row;
 use crate::table::{self, Cell, Column};
@@ -24,15 +25,6 @@ const COLUMNS: [Column; 7] = [
     column("SIZE", true, 0, false),
     column("STATE", false, 0, true),
 ];
-
-const fn column(name: &'static str, right: bool, goes: u8, cut: bool) -> Column {
-    Column {
-        name,
-        right,
-        goes,
-        cut,
-    }
-}
 
 /// The JSON document.
 #[derive(Debug, Serialize)]
@@ -93,19 +85,11 @@ pub(super) struct Found {
 /// Runs the command.
 pub(crate) fn run(context: &Context, asked: &ListArgs) -> Result<(), Failure> {
     let look = &context.look;
-    let mut found = find(context, |entry| {
-        asked.since.is_none_or(|since| {
-            let moment = since.moment(look.now, &look.zone).as_microsecond();
-            i64::try_from(entry).unwrap_or(i64::MAX) >= moment
-        })
+    let is = |core: &Found| asked.is.is_none_or(|word| core.state.word == word);
+    let Newest { found, .. } = newest(context, asked.number, asked.since, |record| {
+        let crash = is_crash(&record) && asked.whose.takes(&record);
+        crash.then(|| Found::of(context, record)).filter(is)
     })?;
-    found.retain(|core| {
-        asked.whose.takes(&core.record) && asked.is.is_none_or(|word| core.state.word == word)
-    });
-    if asked.number > 0 {
-        let over = found.len().saturating_sub(asked.number);
-        found.drain(..over);
-    }
     match context.json {
         Some(Json::Document) => {
             return print_json(&Document {
@@ -121,7 +105,8 @@ pub(crate) fn run(context: &Context, asked: &ListArgs) -> Result<(), Failure> {
         None => {}
     }
     if found.is_empty() {
-        complain("no crash recorded like this (upcallctl cores lists all)\n");
+        let all = context.typed("cores -n 0");
+        complain(&format!("no crash recorded like this ({all} lists all)\n"));
         if look.terminal {
             return Ok(());
         }
@@ -129,27 +114,9 @@ pub(crate) fn run(context: &Context, asked: &ListArgs) -> Result<(), Failure> {
     print(&text(&found, look))
 }
 
-/// Every crash that was recorded at a time that `meant` takes, in microseconds; oldest first.
-pub(super) fn find(context: &Context, meant: impl Fn(u64) -> bool) -> Result<Vec<Found>, Failure> {
-    let records = context.records();
-    let entries = records.entries();
-    let entries = entries.map_err(|error| Failure::records(context, error))?;
-    let entries: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| meant(entry.micros))
-        .collect();
-    let read: Vec<Record> = entries
-        .iter()
-        .filter_map(|entry| records.read(entry))
-        .collect();
-    if read.is_empty() && !entries.is_empty() && !nix::unistd::Uid::effective().is_root() {
-        return Err(Failure::denied(context));
-    }
-    let tested = |record: &Record| record.verdict.actions == ["self_test"];
-    let crashes = read
-        .into_iter()
-        .filter(|record| record.kind == "core" && !tested(record));
-    Ok(crashes.map(|record| Found::of(context, record)).collect())
+/// Whether a record is of a crash, and not one of a self-test.
+pub(super) fn is_crash(record: &Record) -> bool {
+    record.kind == "core" && record.verdict.actions != ["self_test"]
 }
 
 impl Found {

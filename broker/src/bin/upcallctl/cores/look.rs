@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use serde_json::Value;
+use upcall_config::text::printable;
 use upcall_helpers::seqpacket::send;
 use upcalld::corefile::Crash;
 
@@ -20,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How much longer files may take.
 const PATIENCE_FILES: Duration = Duration::from_secs(5);
 
-/// The longest answer: 4,096 files with paths of 4 KiB would be more, and are then not shown.
+/// The longest answer: of one that is longer only what comes before is taken, whole lines.
 const ANSWER_MAX: u64 = 16 << 20;
 
 /// Why there is no answer.
@@ -81,13 +83,25 @@ pub(crate) fn look(stored: &Stored, root: Option<&OwnedFd>) -> Result<Crash, Loo
     let lines = answer.split_inclusive(|byte| *byte == b'\n');
     let whole: Vec<&[u8]> = lines.filter(|line| line.ends_with(b"\n")).collect();
     let last = whole.last().ok_or(LookError::Died)?;
-    let crash: Result<Crash, String> = serde_json::from_slice(last).map_err(|_| LookError::Died)?;
+    let mut last: Value = serde_json::from_slice(last).map_err(|_| LookError::Died)?;
+    shown(&mut last);
+    let crash: Result<Crash, String> = serde_json::from_value(last).map_err(|_| LookError::Died)?;
     let mut crash = crash.map_err(LookError::Core)?;
     if root.is_some() && whole.len() < 2 {
         let why = "stack: the files cannot be read, or not in time";
         crash.unread.push(why.to_owned());
     }
     Ok(crash)
+}
+
+/// Makes all text fit for a terminal: it is, unless a core has taken over its reader.
+fn shown(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = printable(text),
+        Value::Array(values) => values.iter_mut().for_each(shown),
+        Value::Object(fields) => fields.values_mut().for_each(shown),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// This program again, to be confined.
@@ -143,7 +157,8 @@ fn all(pipe: OwnedFd) -> Result<Vec<u8>, LookError> {
             }
         }
         if u64::try_from(answer.len()).unwrap_or(u64::MAX) > ANSWER_MAX {
-            return Err(LookError::Died);
+            // The first line alone may be well.
+            return Ok(answer);
         }
     }
 }

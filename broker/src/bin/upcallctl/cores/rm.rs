@@ -1,15 +1,34 @@
 //! `cores rm`: cores go, their records stay.
 
-use std::io::{BufRead, IsTerminal};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, ErrorKind, IsTerminal};
 
+use jiff::Timestamp;
+use serde::Serialize;
+use upcalld::store::cores;
+use upcalld::store::record::Record;
 use upcalld::store::records::Entry;
 
 use super::args::RmArgs;
-use super::list::{Found, find};
+use super::list::{Found, is_crash};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format;
-use crate::output::{complain, print};
+use crate::newest::newest;
+use crate::output::{complain, print, print_json};
+
+/// What is said to programs.
+#[derive(Debug, Serialize)]
+struct Removed<'a> {
+    schema: &'static str,
+    version: u32,
+    /// Whether they are; not with `--dry-run`.
+    done: bool,
+    /// Bytes on disk.
+    stored_bytes: u64,
+    /// Their records' ids.
+    cores: Vec<&'a str>,
+}
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, asked: &RmArgs) -> Result<(), Failure> {
@@ -21,19 +40,28 @@ pub(crate) fn run(context: &Context, asked: &RmArgs) -> Result<(), Failure> {
             help: "ids, filters, --older-than, or --all".to_owned(),
         });
     }
-    let found = if asked.ids.is_empty() {
-        let before = asked.older_than.map(|since| since.moment(look.now, zone));
-        find(context, |micros| {
-            before.is_none_or(|before| format::timestamp(micros) < before)
-        })?
-    } else {
-        let records = asked.ids.iter().map(|id| super::record(context, id));
-        let records: Vec<_> = records.collect::<Result<_, _>>()?;
-        let found = records.into_iter();
-        found.map(|record| Found::of(context, record)).collect()
+    let before = asked.older_than.map(|since| since.moment(look.now, zone));
+    let meant = |record: Record| {
+        let time: Option<Timestamp> = record.time.parse().ok();
+        let old = before.is_none_or(|before| time.is_some_and(|time| time < before));
+        let core = (old && asked.whose.takes(&record)).then(|| Found::of(context, record));
+        core.filter(|core| core.file.is_some())
     };
-    let meant = |core: &Found| core.file.is_some() && asked.whose.takes(&core.record);
-    let found: Vec<Found> = found.into_iter().filter(meant).collect();
+    let found: Vec<Found> = if asked.ids.is_empty() {
+        newest(context, 0, None, |record| {
+            meant(record).filter(|core| is_crash(&core.record))
+        })?
+        .found
+    } else {
+        // One that is named twice is still one.
+        let records = asked.ids.iter().map(|id| super::record(context, id));
+        let records: Vec<Record> = records.collect::<Result<_, _>>()?;
+        let records: BTreeMap<_, _> = records
+            .into_iter()
+            .map(|one| (one.id.clone(), one))
+            .collect();
+        records.into_values().filter_map(meant).collect()
+    };
     if found.is_empty() {
         // For others than root no core is there; they cannot look.
         if !nix::unistd::Uid::effective().is_root() {
@@ -44,6 +72,13 @@ pub(crate) fn run(context: &Context, asked: &RmArgs) -> Result<(), Failure> {
     }
     let bytes = found.iter().filter_map(|core| core.file.as_ref());
     let bytes = bytes.map(|(_, bytes)| bytes).sum();
+    let said = Removed {
+        schema: "upcalld.removed",
+        version: 1,
+        done: !asked.dry_run,
+        stored_bytes: bytes,
+        cores: found.iter().map(|core| &*core.record.id).collect(),
+    };
     let what = format!(
         "{}, {}",
         format::count(found.len(), "core"),
@@ -52,15 +87,33 @@ pub(crate) fn run(context: &Context, asked: &RmArgs) -> Result<(), Failure> {
     let now = format::day(look.now, look.now, zone);
     let rest = format!("their records stay and say: removed by {}, {now}", user());
     if asked.dry_run {
-        return print(&format!("would remove {what}; {rest}\n"));
+        return match context.json {
+            Some(_) => print_json(&said),
+            None => print(&format!("would remove {what}; {rest}\n")),
+        };
     }
     if !asked.yes && !agreed(&what)? {
-        return print("nothing is removed\n");
+        complain("nothing is removed\n");
+        return Ok(());
     }
+    let records = context.records();
+    let entries = records
+        .entries()
+        .map_err(|error| Failure::records(context, error))?;
+    let entries: HashMap<&str, &Entry> = entries.iter().map(|entry| (&*entry.id, entry)).collect();
+    let by = format!("by {}, {}", user(), look.now);
     for core in &found {
         remove(context, core)?;
+        let Some(entry) = entries.get(&*core.record.id) else {
+            continue; // trimmed meanwhile
+        };
+        let told = records.amend(entry, |record| cores::gone(record, "removed", &by));
+        told.map_err(|error| Failure::records(context, error))?;
     }
-    print(&format!("removed {what}; {rest}\n"))
+    match context.json {
+        Some(_) => print_json(&said),
+        None => print(&format!("removed {what}; {rest}\n")),
+    }
 }
 
 /// Asks on the terminal.
@@ -78,39 +131,22 @@ fn agreed(what: &str) -> Result<bool, Failure> {
     Ok(read.is_ok() && matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
-/// The file first: a record that says `removed` has none.
+/// The file goes first: a record that says `removed` has none. The daemon may have been there before us.
 fn remove(context: &Context, core: &Found) -> Result<(), Failure> {
     let Some((path, _)) = &core.file else {
         return Ok(());
     };
-    if let Err(source) = std::fs::remove_file(path) {
-        return Err(if source.kind() == std::io::ErrorKind::PermissionDenied {
-            Failure::root_only(context)
-        } else {
-            Failure::File {
-                path: path.clone(),
-                source,
-            }
-        });
-    }
-    let records = context.records();
-    let entries = records.entries();
-    let entries = entries.map_err(|error| Failure::records(context, error))?;
-    let entry: Option<&Entry> = entries.iter().find(|entry| entry.id == core.record.id);
-    let Some((entry, mut record)) = entry.and_then(|entry| Some((entry, records.read(entry)?)))
-    else {
-        return Ok(()); // trimmed meanwhile
-    };
-    for action in &mut record.actions {
-        if action.action == "store" {
-            action.state = Some("removed".to_owned());
-            action.path = None;
-            action.message = Some(format!("by {}, {}", user(), context.look.now));
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(Failure::root_only(context))
         }
+        Err(source) => Err(Failure::File {
+            path: path.clone(),
+            source,
+        }),
     }
-    records
-        .write(&record, entry.micros)
-        .map_err(|error| Failure::records(context, error))
 }
 
 fn user() -> String {

@@ -9,7 +9,6 @@ use nix::sys::stat::Mode;
 use upcall_config::text::unescape;
 use upcalld::explain::find;
 use upcalld::linux::cgroup::Cgroups;
-use upcalld::linux::pidref::PidRef;
 use upcalld::policy;
 use upcalld::resolve::Resolver;
 use upcalld::store::record::Record;
@@ -65,10 +64,9 @@ pub(crate) fn of(
     if found.id != container.id || found.runtime != container.runtime {
         return Err(format!("{} is another container now", container.id));
     }
-    let gone = |_| format!("{} has just ended", container.id);
-    let leader = PidRef::open(found.leader).map_err(|error| gone(error.to_string()))?;
-    let root = directory(Path::new(&format!("/proc/{}/root", found.leader)))?;
-    leader.verify().map_err(|error| gone(error.to_string()))?;
+    let root = directory(Path::new(&format!("/proc/{}/root", found.leader.pid())))?;
+    let there = found.leader.verify();
+    there.map_err(|_| format!("{} has just ended", container.id))?;
     let name = container.name.as_deref().unwrap_or(&container.id);
     Ok(Root {
         directory: root,
