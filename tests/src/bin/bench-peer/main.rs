@@ -5,7 +5,8 @@
 //! - `drain`: a core handler, or a helper in a container, that reads everything
 //! - `bare PID HELPER PIDFD`: a core handler that joins the process's namespaces and root and runs HELPER there: what
 //!   upcalld does, without a daemon, rules, limits, checks or a record
-//! - `crash N`: crashes N children one after the other and prints how long each took, in nanoseconds
+//! - `crash N [MIB]`: crashes N children one after the other, each with MIB mebibytes of memory, and prints how long each
+//!   took, in nanoseconds
 
 #![no_main]
 

@@ -31,7 +31,7 @@ pub(crate) extern "C" fn main(count: c_int, words: *const *const c_char) -> c_in
         b"noop" => 0,
         b"drain" => drain(),
         b"bare" => bare(word(1), word(2)),
-        b"crash" => crash(word(1)),
+        b"crash" => crash(word(1), word(2)),
         _ => 2,
     }
 }
@@ -87,12 +87,22 @@ fn bare(pid: &CStr, helper: &CStr) -> c_int {
     0
 }
 
-fn crash(times: &CStr) -> c_int {
-    let times: u32 = times
-        .to_str()
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0);
+fn crash(times: &CStr, mebibytes: &CStr) -> c_int {
+    let number = |text: &CStr| text.to_str().ok().and_then(|text| text.parse().ok());
+    let times: u32 = number(times).unwrap_or(0);
+    // A quarter of every page cannot be compressed.
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut memory = vec![1_u64; number(mebibytes).map_or(0, |size: u32| size as usize) << 17];
+    for word in memory
+        .chunks_mut(512)
+        .flat_map(|page| page.iter_mut().take(128))
+    {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        *word = seed;
+    }
+    std::hint::black_box(&memory);
     let unlimited = libc::rlimit {
         rlim_cur: libc::RLIM_INFINITY,
         rlim_max: libc::RLIM_INFINITY,

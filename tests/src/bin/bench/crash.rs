@@ -58,7 +58,7 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
     for round in 0..=rounds {
         for ((_, pattern), row) in handlers.iter().zip(&mut rows) {
             std::fs::write("/proc/sys/kernel/core_pattern", pattern)?;
-            let times = crashes(&container, CRASHES)?;
+            let times = crashes(&container, &[CRASHES])?;
             // The first round warms up.
             if round > 0 {
                 row.rounds.push(times);
@@ -128,10 +128,11 @@ pub(crate) fn container(sandbox: &Sandbox, name: &str) -> Result<Container> {
     runc.start(sandbox)
 }
 
-/// Milliseconds of each of so many crashes.
-pub(crate) fn crashes(container: &Container, count: &str) -> Result<Vec<f64>> {
+/// Milliseconds of each crash; `words` say how many, and how large.
+pub(crate) fn crashes(container: &Container, words: &[&str]) -> Result<Vec<f64>> {
     let output = command("runc")
-        .args(["exec", container.id(), "/crash", count])
+        .args(["exec", container.id(), "/crash"])
+        .args(words)
         .output()?;
     ensure!(
         output.status.success(),

@@ -12,6 +12,7 @@
 mod crash;
 mod idle;
 mod records;
+mod refuse;
 mod resolve;
 mod shim;
 mod stats;
@@ -50,7 +51,7 @@ fn run() -> Result<()> {
             "--rounds" => rounds = value.parse()?,
             "--only" => only = Some(value),
             _ => anyhow::bail!(
-                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|storm|store|records|resolve|idle]"
+                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|refuse|storm|store|records|resolve|idle]"
             ),
         }
     }
@@ -64,6 +65,9 @@ fn run() -> Result<()> {
     }
     if wanted("shim") {
         shim::run(&programs, rounds * 20)?;
+    }
+    if wanted("refuse") {
+        refuse::run(&programs, rounds)?;
     }
     if wanted("storm") {
         storm::run(&programs, rounds)?;

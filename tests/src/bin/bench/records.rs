@@ -23,7 +23,7 @@ pub(crate) fn run(programs: &Programs) -> Result<()> {
     let daemon = Daemon::start_strict(&sandbox)?;
     let hook = HostHook::borrow()?;
     hook.install(&sandbox)?;
-    crashes(&container, "1")?;
+    crashes(&container, &["1"])?;
     hook.put_back()?;
     let record = daemon.records().wait("the helper", |_| true)?;
     daemon.stop(&sandbox)?;

@@ -125,7 +125,7 @@ fn bystander(stormy: &Container, quiet: &Container) -> Result<(Vec<f64>, f64)> {
     pause(Duration::from_millis(50));
     let mut times = Vec::new();
     loop {
-        let crash = crashes(quiet, "1");
+        let crash = crashes(quiet, &["1"]);
         // What ended after the storm may have had it easier.
         if storm.is_finished() {
             let Ok((status, took)) = storm.join() else {
