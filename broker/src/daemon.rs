@@ -7,6 +7,7 @@ mod accept;
 mod activation;
 mod armour;
 mod hook;
+mod watchdog;
 
 use std::fs::File;
 use std::io::IsTerminal;
@@ -172,8 +173,7 @@ async fn serve(
     let own_hook = own_hook.transpose()?;
     drop(sd_notify::notify(&[NotifyState::Ready]));
     let taking_in = tokio::spawn(Arc::clone(&broker).take_in_for_ever());
-    tokio::spawn(Arc::clone(&broker).forget_for_ever());
-    tokio::spawn(Arc::clone(&broker).expire_for_ever());
+    keep_house(&broker);
     // Where upcalls come from anybody, a crash need not bring one.
     let noticing = (!options.any_peer).then(|| tokio::spawn(Arc::clone(&broker).notice_missed()));
 
@@ -199,6 +199,13 @@ async fn serve(
     broker.flush();
     info!("upcalld ends");
     ended
+}
+
+/// What goes on beside upcalls for as long as we run.
+fn keep_house(broker: &Arc<Broker>) {
+    tokio::spawn(watchdog::feed(Arc::clone(broker)));
+    tokio::spawn(Arc::clone(broker).forget_for_ever());
+    tokio::spawn(Arc::clone(broker).expire_for_ever());
 }
 
 /// SIGHUP: as `upcallctl reload`, and what is wrong goes to the log.

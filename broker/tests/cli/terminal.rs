@@ -94,6 +94,44 @@ fn colours_are_for_terminals_and_for_who_wants_them() {
 }
 
 #[test]
+fn a_large_core_has_a_bar_that_is_wiped() {
+    let mut record = given::shop();
+    let all = 200 << 20;
+    for action in &mut record.actions {
+        if action.action == "store" {
+            action.size_bytes = Some(all);
+        }
+    }
+    let bench = Bench::with(&[record]);
+    std::fs::create_dir(bench.path("s/cores")).unwrap();
+    let core = std::fs::File::create(bench.path("s/cores/k3m9q0tz.core")).unwrap();
+    core.set_len(all).unwrap();
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: 80,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let terminal = openpty(Some(&size), None).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_upcallctl"));
+    let out = bench.path("out").display().to_string();
+    let mut command = bench.command(program, &["cores", "dump", "k3m", "-o", &out]);
+    command.stderr(Stdio::from(terminal.slave));
+    let status = command.status().unwrap();
+    drop(command);
+    let mut text = Vec::new();
+    // The other side is closed: EIO behind the last byte.
+    drop(std::fs::File::from(terminal.master).read_to_end(&mut text));
+    let text = String::from_utf8(text).unwrap();
+    assert!(status.success(), "{text}");
+    assert!(
+        text.contains("unpacking   ") && text.contains(" of 200 MiB"),
+        "{text:?}"
+    );
+    assert!(text.ends_with("\r\u{1b}[K"), "{text:?}");
+}
+
+#[test]
 fn a_core_is_not_for_a_terminal() {
     let bench = Bench::with(&given::all());
     std::fs::create_dir(bench.path("s/cores")).unwrap();

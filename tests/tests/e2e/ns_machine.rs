@@ -253,6 +253,21 @@ fn installed_started_again_upgraded_and_removed() -> Result<()> {
     let pid = scene.property("upcalld.service", "MainPID")?;
     scene.crash(5, || scene.machine.run(&["kill", "-KILL", &pid]).map(drop))?;
 
+    // Hanging, it is ended and there again.
+    scene.sh(
+        "printf '[Service]\\nWatchdogSec=1\\n' > /run/systemd/system/upcalld.service.d/soon.conf",
+    )?;
+    scene.sh("systemctl daemon-reload; systemctl restart upcalld.service")?;
+    let pid = scene.property("upcalld.service", "MainPID")?;
+    scene.crash(5, || {
+        scene.machine.run(&["kill", "-STOP", &pid])?;
+        let other = || {
+            let now = scene.property("upcalld.service", "MainPID").ok()?;
+            (now != pid && now != "0").then_some(())
+        };
+        until(PATIENCE, "another daemon", other)
+    })?;
+
     // Upgraded under crashes: the hook stays where it is.
     let pid = scene.property("upcalld.service", "MainPID")?;
     let second = second?;
