@@ -86,6 +86,34 @@ fn threads_and_a_containers_init_open_in_gdb() -> Result<()> {
 }
 
 #[test]
+fn gdb_finds_the_files_of_a_container_that_still_runs_and_only_those() -> Result<()> {
+    needs!(HostHooks, Root, Runc, Gdb);
+    let scene = HostScene::by(MODE, STORE)?;
+    let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+    let (record, _) = crash_of(&scene, &container, &[])?;
+    let debug = || -> Result<String> {
+        let mut ctl = scene.sandbox.ctl();
+        ctl.args(["cores", "debug", &record.id, "--", "-batch"]);
+        let output = ctl
+            .args(["-ex", "backtrace", "-ex", "info files"])
+            .output()?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{said}");
+        Ok(said)
+    };
+    let said = debug()?;
+    let from = format!("files from  runc/{}, its root", container.id());
+    assert!(said.contains(&from) && said.contains(CRASH), "{said}");
+    drop(container);
+    let said = debug()?;
+    assert!(
+        said.contains("files from  nowhere: ") && !said.contains(CRASH),
+        "{said}"
+    );
+    scene.end()
+}
+
+#[test]
 fn a_huge_core_with_little_in_it_takes_little_room_and_opens_in_gdb() -> Result<()> {
     needs!(HostHooks, Root, Runc, Gdb);
     for compress in ["none", "zstd"] {
