@@ -179,6 +179,21 @@ fn a_helper_that_hangs_is_ended() -> Result<()> {
 }
 
 #[test]
+fn a_helper_without_the_core_that_talks_for_ever_is_ended() -> Result<()> {
+    needs!(Root, Runc);
+    let rule = "[[rule]]\nupcall = \"core\"\nmatch.container = {}\nrun = { in = \"container\", \
+                command = [\"/helper\"], core = false, timeout = \"1s\" }\n";
+    let text = "while :; do echo still here; sleep 0.05; done";
+    let (scene, _container, _, record) = helper(rule, script("/helper", text))?;
+    assert_eq!(
+        (record.outcome, record.reason.as_deref()),
+        (Outcome::Failed, Some("helper_timeout"))
+    );
+    assert!(said(&record)?.starts_with("still here\nstill here\n"));
+    scene.end()
+}
+
+#[test]
 fn a_helper_that_floods_its_output_is_heard_and_not_believed() -> Result<()> {
     needs!(Root, Runc);
     let text = "cat >/dev/null; yes '\x1b[31mred' | head -c 20000000; exit 0";
