@@ -104,6 +104,8 @@ install: build ## DESTDIR= PREFIX=/usr; touches no hook, that is `upcallctl inst
 	install -m 644 config/defaults/rules.d/*.toml $(DESTDIR)$(PREFIX)/lib/upcalld/rules.d/
 	install -m 644 config/defaults/upcalld.toml config/defaults/examples/*.toml \
 		$(DESTDIR)$(PREFIX)/share/doc/upcalld/examples/
+	install -D -m 644 config/defaults/request-key.d/upcalld.conf.example \
+		$(DESTDIR)$(PREFIX)/share/doc/upcalld/examples/request-key.d/upcalld.conf
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/upcalld/
 	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	for kind in systemd/system tmpfiles.d sysusers.d; do install -d $(DESTDIR)$(PREFIX)/lib/$$kind; done

@@ -93,6 +93,11 @@ pub fn caller(kind: &[u8], keyring: Option<&[u8]>) -> Option<Caller> {
     }
 }
 
+/// The types that the kernel asks for on its own behalf.
+pub fn of_the_kernel() -> impl Iterator<Item = &'static str> {
+    KERNEL.iter().map(|(kind, ..)| *kind)
+}
+
 /// The thread keyring by which the kernel asks for keys of this type; `None`: it does not on its own behalf.
 pub fn kernels_keyring(kind: &[u8]) -> Option<&'static str> {
     let known = KERNEL.iter().find(|(word, ..)| word.as_bytes() == kind);

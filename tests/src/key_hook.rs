@@ -19,6 +19,9 @@ const PROGRAM: &str = "/sbin/request-key";
 /// What the shim reads.
 const FILE: &str = "/etc/upcalld/hooks/key";
 
+/// What `install key --mode line` writes.
+const LINES: &str = "/etc/request-key.d/upcalld.conf";
+
 /// Where that is kept while it is borrowed.
 const SAVED: &str = "/run/upcalld-host-hooks.key";
 
@@ -31,7 +34,7 @@ while umount -l /sbin/request-key 2>/dev/null; do :; done
 if [ -e /run/upcalld-host-hooks.key ]; then
     rm -f /etc/upcalld/hooks/key
     if [ -s /run/upcalld-host-hooks.key ]; then cp -p /run/upcalld-host-hooks.key /etc/upcalld/hooks/key; fi
-    rm -f /run/upcalld-host-hooks.key
+    rm -f /run/upcalld-host-hooks.key /etc/request-key.d/upcalld.conf
     rmdir /etc/upcalld/hooks /etc/upcalld 2>/dev/null
     if [ -e /sbin/request-key.upcalld-was ]; then mv -f /sbin/request-key.upcalld-was /sbin/request-key; fi
     for name in /sbin/request-key /usr/sbin/request-key; do
@@ -74,6 +77,7 @@ impl HostKeyHook {
     /// As flock(2), write(2).
     pub fn borrow_name() -> Result<Self> {
         let lock = lock()?;
+        ensure!(!Path::new(LINES).exists(), "{LINES} is an admin's");
         let former = std::fs::read(FILE).unwrap_or_default();
         std::fs::write(SAVED, former)?;
         Self::guarded(lock, PathBuf::from(PROGRAM))

@@ -15,6 +15,7 @@ use super::{InstallFileError, errno_name};
 use crate::linux::secure;
 
 mod divert;
+pub mod line;
 
 pub use divert::DivertError;
 
@@ -72,6 +73,9 @@ pub enum KeyHookError {
     /// dpkg.
     #[error(transparent)]
     Divert(#[from] DivertError),
+    /// Lines of request-key.conf.
+    #[error(transparent)]
+    Line(#[from] line::LineError),
     /// Another upcalld's stands there.
     #[error("{} belongs to another upcalld", .0.display())]
     Another(PathBuf),
@@ -176,7 +180,10 @@ impl KeyHook {
         if before.standing == Standing::Another {
             return Err(KeyHookError::Another(self.place()));
         }
-        file::write(&self.hooks, "key", self.text().as_bytes())?;
+        if matches!(self.lines().standing(), line::Lines::Ours(_)) {
+            return Err(line::LineError::Both(self.lines().path()).into());
+        }
+        file::write(&self.hooks, "key", self.text(&self.was()).as_bytes())?;
         if before.standing == Standing::Ours {
             return Ok(before);
         }
@@ -290,8 +297,8 @@ impl KeyHook {
         format!("{mark}.\nexec '{program}' '--hooks={hooks}' \"$@\"\n")
     }
 
-    /// What an admin set in an earlier one stays.
-    fn text(&self) -> String {
+    /// The hook's file; `program` is what answered before. What an admin set in an earlier one stays.
+    fn text(&self, program: &Path) -> String {
         let earlier = HookFile::read(&self.hooks, "key");
         format!(
             "# Written by `upcallctl install key`; read by the shim that the kernel starts (upcall-shim(8)).\n\
@@ -300,7 +307,7 @@ impl KeyHook {
              program = {}\npass_deadline_ms = {}\nwithout_daemon = {}\n",
             self.socket.display(),
             earlier.deadline.as_millis(),
-            self.was().display(),
+            program.display(),
             earlier.pass_deadline.as_millis(),
             if earlier.refuse { "deny" } else { "pass" },
         )

@@ -171,7 +171,7 @@ pub(crate) enum Command {
     ///
     /// What stood there before is saved. Then a child of this command crashes, or asks for a key; if no record of it
     /// comes, everything is as it was before. For keys the distribution's /sbin/request-key gets another name, which
-    /// dpkg is told (dpkg-divert(1)).
+    /// dpkg is told (dpkg-divert(1)); `--mode line` leaves it and writes a file into /etc/request-key.d.
     Install(InstallArgs),
     /// Put back what stood in the kernel's hooks before upcalld, and leave what is somebody else's
     Uninstall {
@@ -282,9 +282,17 @@ pub(crate) struct InstallArgs {
     /// Do not let a child crash or ask to see whether it works; needs no running daemon
     #[arg(long)]
     pub(crate) no_self_test: bool,
-    /// How the kernel calls for a core
+    /// How the kernel calls for a core, or a key comes to upcalld
     #[arg(long, value_enum, value_name = "MODE", default_value_t = Mode::Auto)]
     pub(crate) mode: Mode,
+    /// Of `--mode line`: only keys of these types, else those that the kernel itself asks for
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        value_delimiter = ',',
+        requires = "mode"
+    )]
+    pub(crate) types: Vec<String>,
     /// Only where the hook is this upcalld's already; else nothing is done
     #[arg(long)]
     pub(crate) if_ours: bool,
@@ -293,12 +301,16 @@ pub(crate) struct InstallArgs {
 /// How the kernel calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// By socket where the kernel and the service manager can, else by pipe
+    /// A core by socket where the kernel and the service manager can, else by pipe; a key by program
     Auto,
-    /// It starts a program for every crash
+    /// A core: it starts a program for every crash
     Pipe,
-    /// It connects to upcalld, and asks before it dumps
+    /// A core: it connects to upcalld, and asks before it dumps
     Socket,
+    /// A key: upcalld's program is in the place of /sbin/request-key
+    Program,
+    /// A key: a line of request-key.d sends some types, and /sbin/request-key stays the distribution's
+    Line,
 }
 
 /// A signal as rules write it; `SIG` before it and numbers are understood.

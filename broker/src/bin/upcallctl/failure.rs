@@ -12,6 +12,7 @@ use upcalld::explain::find::FindError;
 use upcalld::hooks::errno_name;
 use upcalld::hooks::install::InstallError;
 use upcalld::hooks::key::KeyHookError;
+use upcalld::hooks::key::line::LineError;
 use upcalld::hooks::pattern::Pattern;
 use upcalld::hooks::sysctl::SysctlError;
 use upcalld::store::records::RecordError;
@@ -301,6 +302,7 @@ impl Failure {
             Self::InstallKey(KeyHookError::Divert(_)) => {
                 "dpkg-divert --list '*request-key*' says who else wants it".to_owned()
             }
+            Self::InstallKey(KeyHookError::Line(error)) => lines_help(error, context),
             Self::NoRules => context.typed("check"),
             Self::Call(CallError::Garbled(_)) => {
                 "restart upcalld after an upgrade: systemctl restart upcalld".to_owned()
@@ -395,5 +397,20 @@ fn who() -> String {
     match user {
         Some(user) => format!("{} ({uid})", user.name),
         None => format!("uid {uid}"),
+    }
+}
+/// What to do where lines of request-key.conf cannot be put in.
+fn lines_help(error: &LineError, context: &Context) -> String {
+    match error {
+        LineError::Both(_) => format!("{} first", context.typed("uninstall key")),
+        LineError::Taken(path) => format!("move it away: mv {} /root", path.display()),
+        LineError::Type(_) => "as in --type dns_resolver".to_owned(),
+        LineError::Path(_) => "other directories for --libexec and --config".to_owned(),
+        LineError::Pipe { .. } => "leave that type out (--type), or --mode program".to_owned(),
+        LineError::Preferred { .. } => {
+            "grep -r create /etc/request-key.conf /etc/request-key.d; take that line out, or leave that type out (--type)"
+                .to_owned()
+        }
+        LineError::Oracle(_) => "is keyutils installed?".to_owned(),
     }
 }

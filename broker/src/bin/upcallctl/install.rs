@@ -117,6 +117,12 @@ impl Choice {
         let kept = "upcalld.socket keeps no socket for the kernel, and without one crashes would be lost while upcalld \
                     is started again";
         Ok(match (asked, kernel, listens) {
+            (cli::Mode::Program | cli::Mode::Line, ..) => {
+                return Err(Failure::Usage {
+                    what: "this --mode is for keys".to_owned(),
+                    help: "auto, pipe or socket".to_owned(),
+                });
+            }
             (cli::Mode::Pipe, ..) => pipe(None),
             (cli::Mode::Auto, Err(why), _) => pipe(Some(&format!("not in socket mode: {why}"))),
             (cli::Mode::Auto, Ok(()), Some(Some("kept"))) => Self {

@@ -7,6 +7,8 @@ use upcall_config::diagnostic::Code;
 use upcalld::control::Status;
 use upcalld::explain;
 use upcalld::hooks::file::CoreHook;
+use upcalld::hooks::key::line::Lines;
+use upcalld::hooks::key::{KeyHook, Standing};
 use upcalld::policy;
 use upcalld::store::space::{Kept, free, kept};
 
@@ -30,6 +32,8 @@ struct State {
     daemon: Status,
     /// Bytes of memory of daemon and launcher together.
     memory_bytes: Option<u64>,
+    /// How keys come to us.
+    key: Key,
     /// Mistakes in the rules on disk; unknown where they cannot be read.
     errors_on_disk: Option<usize>,
     /// Records of the last hour by kind and outcome; unknown where they cannot be read.
@@ -40,6 +44,30 @@ struct State {
     spool: Option<Kept>,
     /// What `doctor` finds.
     doctor: Summary,
+}
+
+/// The key hook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Key {
+    /// `program`, `line`, `lost` (it was ours), `another` (another upcalld's), `not_installed`.
+    state: &'static str,
+    /// The types that come, of `line`; else all do.
+    types: Vec<String>,
+}
+
+impl Key {
+    fn new(hook: &KeyHook) -> Self {
+        let (state, types) = match (hook.standing(), hook.lines().standing()) {
+            (Standing::Ours, _) => ("program", Vec::new()),
+            (_, Lines::Ours(lines)) => ("line", lines.into_iter().map(|line| line.kind).collect()),
+            (Standing::Lost, _) => ("lost", Vec::new()),
+            (Standing::Another, _) | (_, Lines::Another) => ("another", Vec::new()),
+            (Standing::Foreign | Standing::Nothing, Lines::Foreign | Lines::Nothing) => {
+                ("not_installed", Vec::new())
+            }
+        };
+        Self { state, types }
+    }
 }
 
 /// Runs the command.
@@ -83,6 +111,7 @@ impl State {
             version: 1,
             degraded: false,
             memory_bytes: daemon_memory.zip(launcher_memory).map(|(a, b)| a + b),
+            key: Key::new(&context.key),
             errors_on_disk: errors_on_disk(context, &daemon),
             last_hour: last_hour(context),
             cores: kept(&cores),
@@ -96,7 +125,8 @@ impl State {
     }
 
     fn has_bad_hook(&self) -> bool {
-        self.daemon.core == "foreign" || self.daemon.hook_file_problem.is_some()
+        let core = self.daemon.core == "foreign" || self.daemon.hook_file_problem.is_some();
+        core || self.key.state == "lost"
     }
 
     fn has_mistakes(&self) -> bool {

@@ -5,6 +5,7 @@ use upcall_config::text::printable;
 use upcalld::explain;
 use upcalld::hooks::install::{Uninstalled, uninstall};
 use upcalld::hooks::key::Standing;
+use upcalld::hooks::key::line::Lines;
 use upcalld::store::space;
 
 use crate::cli::Hook;
@@ -35,7 +36,7 @@ struct KeyDocument {
     schema: &'static str,
     version: u32,
     hook: &'static str,
-    /// `restored`, `foreign` or `not_installed`.
+    /// `restored`, `lines_removed`, `foreign` or `not_installed`.
     state: &'static str,
 }
 
@@ -62,8 +63,12 @@ pub(crate) fn run(context: &Context, hook: Option<Hook>) -> Result<(), Failure> 
     }
 }
 
-/// Gives /sbin/request-key back; says what became of it.
+/// Gives /sbin/request-key back, or takes our lines out; says what became of it.
 fn key(context: &Context) -> Result<&'static str, Failure> {
+    let lines = context.key.lines().uninstall();
+    if let Lines::Ours(_) = lines.map_err(Failure::InstallKey)? {
+        return Ok("lines_removed");
+    }
     let installed = context.key.path().exists();
     let standing = context.key.uninstall().map_err(Failure::InstallKey)?;
     Ok(match (standing, installed) {
@@ -77,6 +82,13 @@ fn key_text(context: &Context, state: &str) -> String {
     let place = context.key.place();
     let place = place.display();
     match state {
+        "lines_removed" => {
+            let file = context.key.lines().path();
+            format!(
+                "key: {} is removed; {place} goes by what is left\n",
+                file.display()
+            )
+        }
         "restored" => format!("key: {place} is again what it was before us\n"),
         "foreign" => format!(
             "key: {place} was not ours any more and is left alone; our file about it is removed\n"

@@ -1,9 +1,11 @@
-//! `upcallctl install key`: our program goes to /sbin/request-key, is tried, and goes out again if it does not work.
+//! `upcallctl install key`: our program goes to /sbin/request-key, or a line to it, is tried, and goes out again if it does
+//! not work.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use upcalld::hooks::key::{KeyHook, Standing};
+use upcalld::hooks::key::{KeyHook, KeyHookError, Standing};
 
 use super::Unharmed;
 use crate::cli::{InstallArgs, Mode};
@@ -12,6 +14,8 @@ use crate::failure::Failure;
 use crate::format;
 use crate::output::{print, print_json};
 use crate::self_test;
+
+mod line;
 
 /// The JSON document.
 #[derive(Serialize)]
@@ -33,13 +37,25 @@ struct Document {
 
 /// Runs the command.
 pub(super) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {
-    let hook = &context.key;
-    if asked.mode != Mode::Auto {
-        return Err(Failure::Usage {
-            what: "--mode is for core".to_owned(),
-            help: "without it".to_owned(),
-        });
+    let wrong = |what: &str, help: &str| {
+        Err(Failure::Usage {
+            what: what.to_owned(),
+            help: help.to_owned(),
+        })
+    };
+    match asked.mode {
+        Mode::Pipe | Mode::Socket => wrong("this --mode is for core", "program or line"),
+        Mode::Line => line::run(context, asked),
+        Mode::Auto | Mode::Program if !asked.types.is_empty() => wrong(
+            "--type goes with --mode line",
+            "without it every key comes to upcalld",
+        ),
+        Mode::Auto | Mode::Program => program(context, asked),
     }
+}
+
+fn program(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {
+    let hook = &context.key;
     let standing = hook.standing();
     if asked.if_ours && standing != Standing::Ours {
         return print("key: not ours; nothing is done (--if-ours)\n");
@@ -50,32 +66,57 @@ pub(super) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure>
     if !nix::unistd::Uid::effective().is_root() {
         return Err(Failure::root_only(context));
     }
-    // Before anything is changed: without a daemon there would be nothing to try.
-    let test = (!asked.no_self_test)
-        .then(|| self_test::Test::prepare(context))
-        .transpose()?;
+    let test = test(context, asked)?;
     let _unharmed = Unharmed::new();
     let before = hook.install().map_err(Failure::InstallKey)?;
-    let took = match test.map(self_test::Test::run_key) {
-        None => None,
-        Some(Ok(took)) => Some(took),
-        Some(Err(problem)) => {
-            let place = hook.place().display().to_string();
-            let what = match hook.undo(&before) {
-                Ok(()) => format!("{problem}; {place} is what it was again"),
-                Err(error) => format!("{problem}; and {place} could not be put back: {error}"),
-            };
-            return Err(Failure::SelfTest {
-                what,
-                notes: Vec::new(),
-                help: format!(
-                    "journalctl -u upcalld -n 20; is {} this upcalld's?",
-                    context.run.display()
-                ),
-            });
-        }
-    };
+    let undo = || hook.undo(&before);
+    let took = tried(context, test, &hook.place(), undo)?;
     answer(context, took, false, &done(context, took))
+}
+
+/// Before anything is changed: without a daemon there would be nothing to try.
+fn test(context: &Context, asked: &InstallArgs) -> Result<Option<self_test::Test>, Failure> {
+    let test = (!asked.no_self_test).then(|| self_test::Test::prepare(context));
+    test.transpose()
+}
+
+/// Tries it, and undoes it where it does not work; says how long a key took.
+fn tried(
+    context: &Context,
+    test: Option<self_test::Test>,
+    place: &Path,
+    undo: impl FnOnce() -> Result<(), KeyHookError>,
+) -> Result<Option<Duration>, Failure> {
+    let problem = match test.map(self_test::Test::run_key) {
+        None => return Ok(None),
+        Some(Ok(took)) => return Ok(Some(took)),
+        Some(Err(problem)) => problem,
+    };
+    let place = place.display();
+    let what = match undo() {
+        Ok(()) => format!("{problem}; {place} is what it was again"),
+        Err(error) => format!("{problem}; and {place} could not be put back: {error}"),
+    };
+    Err(Failure::SelfTest {
+        what,
+        notes: Vec::new(),
+        help: format!(
+            "journalctl -u upcalld -n 20; is {} this upcalld's?",
+            context.run.display()
+        ),
+    })
+}
+
+/// What became of the self-test, in words.
+fn tried_text(took: Option<Duration>) -> String {
+    let Some(took) = took else {
+        return "not tried (--no-self-test)".to_owned();
+    };
+    let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    format!(
+        "self-test: a child of this command asked for a key and got it, its record came after {}",
+        format::duration(took)
+    )
 }
 
 fn dry(hook: &KeyHook, standing: &Standing) -> String {
@@ -102,16 +143,7 @@ fn dry(hook: &KeyHook, standing: &Standing) -> String {
 }
 
 fn done(context: &Context, took: Option<Duration>) -> String {
-    let tried = took.map_or_else(
-        || "not tried (--no-self-test)".to_owned(),
-        |took| {
-            let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            format!(
-                "self-test: a child of this command asked for a key and got it, its record came after {}",
-                format::duration(took)
-            )
-        },
-    );
+    let tried = tried_text(took);
     format!(
         "key: ours; {tried}\n     `pass` means {} (undo: {})\n",
         context.key.was().display(),

@@ -11,6 +11,7 @@ pub(super) fn text(state: &State, context: &Context) -> String {
     let look = &context.look;
     let mut lines = vec![title(state, look)];
     lines.extend(hook(state, context));
+    lines.extend(key(state, context));
     lines.extend(rules(state, context));
     lines.push(row("last hour", "", false, &hour(state), look));
     lines.extend(space(state, context));
@@ -112,6 +113,32 @@ fn hook(state: &State, context: &Context) -> Vec<String> {
             vec![row("hooks", "core", false, &text, look)]
         }
     }
+}
+
+fn key(state: &State, context: &Context) -> Vec<String> {
+    let (hook, look) = (&context.key, &context.look);
+    let (place, was) = (hook.place(), hook.was());
+    let (place, was) = (place.display(), was.display());
+    let (wrong, text) = match state.key.state {
+        "program" => (false, format!("ours: {place}   before us: {was}")),
+        "line" => {
+            let file = hook.lines().path();
+            let types = state.key.types.join(" ");
+            (false, format!("ours by {}: {types}", file.display()))
+        }
+        "lost" => (true, format!("{place} is not ours any more")),
+        "another" => (false, "another upcalld's".to_owned()),
+        _ => {
+            let install = context.typed("install key");
+            (false, format!("not installed ({install})"))
+        }
+    };
+    let mut lines = vec![row("", "key", wrong, &text, look)];
+    if wrong {
+        lines.push(more("keys go by it, and no rule applies to them"));
+        lines.push(more(&format!("help: {}", context.typed("install key"))));
+    }
+    lines
 }
 
 fn rules(state: &State, context: &Context) -> Vec<String> {
@@ -229,6 +256,7 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
     use crate::doctor::Summary;
+    use crate::status::Key;
     use clap::Parser;
     use std::collections::BTreeMap;
     use upcalld::control::Status;
@@ -274,6 +302,10 @@ mod tests {
                 kernel_socket: None,
                 mode: Some("pipe".into()),
             },
+            key: Key {
+                state: "program",
+                types: Vec::new(),
+            },
             memory_bytes: Some(10_276_044),
             errors_on_disk: Some(0),
             last_hour: Some(BTreeMap::from([("core".into(), counts.into())])),
@@ -300,6 +332,7 @@ mod tests {
     fn three_things_need_the_admin() {
         let mut state = healthy();
         state.daemon.core = "foreign".into();
+        state.key.state = "lost";
         state.daemon.foreign = Some("@@/run/systemd/coredump-kernel".into());
         state.daemon.foreign_since = Some(micros("2026-11-22T12:58:10Z"));
         state.daemon.unchanged = false;
@@ -319,6 +352,7 @@ mod tests {
     fn what_others_than_root_cannot_see_is_said() {
         let mut state = healthy();
         state.daemon.core = "not_installed".into();
+        state.key.state = "not_installed";
         state.daemon.previous = None;
         state.daemon.unchanged = false;
         state.errors_on_disk = None;
@@ -333,6 +367,7 @@ mod tests {
         let mut state = healthy();
         let problem = "/etc/upcalld/hooks/core: there is no usable line `previous = …`";
         state.daemon.hook_file_problem = Some(problem.into());
+        (state.key.state, state.key.types) = ("line", vec!["dns_resolver".into(), "user".into()]);
         state.daemon.previous = None;
         state.degraded = state.needs() > 0;
         assert!(state.degraded);
