@@ -21,7 +21,8 @@ use upcall_config::diagnostic::Diagnostic;
 
 use crate::broker::Broker;
 use crate::explain::{self, ExplainError, Explainer, Explanation, Question};
-use crate::hooks::watch::{CoreState, HookWatch};
+use crate::hooks::watch::{HookState, HookWatch};
+use crate::linux::modreq::Requests;
 use crate::metrics::Standing;
 use crate::policy::Policies;
 use crate::store::records::Records;
@@ -29,7 +30,7 @@ use crate::store::space;
 
 mod model;
 
-pub use model::{Call, DiagnosticText, INTERFACE, Metrics, Reload, Reloaded, Status};
+pub use model::{Call, DiagnosticText, INTERFACE, Metrics, ModuleStatus, Reload, Reloaded, Status};
 
 /// The longest question.
 const QUESTION_MAX: usize = 64 * 1024;
@@ -87,12 +88,9 @@ impl Control {
 
     fn status(&self) -> Status {
         let summary = self.policies.summary();
-        let state = self.hooks.look();
+        let state = self.hooks.core();
         let core = state.as_str();
-        let (foreign, foreign_since) = match state {
-            CoreState::NotInstalled | CoreState::Ours => (None, None),
-            CoreState::Foreign { pattern, since } => (Some(pattern), Some(since)),
-        };
+        let foreign = state.foreign();
         let file = self.hooks.file();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -105,8 +103,8 @@ impl Control {
             unchanged: summary.unchanged,
             core: core.to_owned(),
             mode: self.hooks.mode().map(str::to_owned),
-            foreign,
-            foreign_since,
+            foreign: foreign.map(|(pattern, _)| pattern.to_owned()),
+            foreign_since: foreign.map(|(_, since)| since),
             checked: self.hooks.checked(),
             previous: file
                 .as_ref()
@@ -116,8 +114,23 @@ impl Control {
                 .err()
                 .filter(|_| core == "ours")
                 .map(|error| error.to_string()),
+            module: self.module(),
             keep_free: self.broker.settings().store.keep_free,
             kernel_socket: self.kernel_socket.map(str::to_owned),
+        }
+    }
+
+    fn module(&self) -> ModuleStatus {
+        let state = self.hooks.module();
+        let foreign = state.foreign();
+        let watched = self.broker.askers();
+        ModuleStatus {
+            state: state.as_str().to_owned(),
+            foreign: foreign.map(|(value, _)| value.to_owned()),
+            foreign_since: foreign.map(|(_, since)| since),
+            previous: self.hooks.module_hook().previous(),
+            evidence: watched.map(|watched| if watched.is_ok() { "kprobe" } else { "scan" }.into()),
+            no_kprobe: watched.and_then(|watched| watched.err().map(ToString::to_string)),
         }
     }
 
@@ -130,8 +143,10 @@ impl Control {
         let spool = spool.unwrap_or_else(|_| broker.places().state.join("spool"));
         let families = broker.metrics().families(&Standing {
             started: self.started,
-            core: self.hooks.look().as_str(),
-            foreign_count: self.hooks.foreign_count(),
+            hooks: self.hooks.all(),
+            askers_lost: broker
+                .askers()
+                .and_then(|askers| askers.ok().map(Requests::lost)),
             rules: summary.rules.try_into().unwrap_or(u64::MAX),
             loaded: summary.loaded,
             unchanged: summary.unchanged,
@@ -214,6 +229,10 @@ impl Control {
                     .and_then(Value::as_u64)
                     .and_then(|pid| pid.try_into().ok())
                     .ok_or_else(|| Refusal::new("BadParameters", "pid"))?;
+                if self.hooks.module() == HookState::Ours {
+                    // Else with the first request, which would be the one that is tried.
+                    self.broker.watch_modules();
+                }
                 self.broker.expect_self_test(pid);
                 Ok(json!({}))
             }

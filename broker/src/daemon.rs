@@ -30,6 +30,7 @@ use upcall_config::settings::Settings;
 
 use crate::broker::{Broker, Places};
 use crate::control::{self, Control};
+use crate::hooks::module::ModuleHook;
 use crate::hooks::pattern;
 use crate::hooks::watch::HookWatch;
 use crate::launch::{Launcher, OwnPrograms, Process};
@@ -132,10 +133,7 @@ async fn serve(
     let broker = broker(&options, policy, settings, &launcher, tracefs)?;
     broker.close_former();
     broker.know_kept();
-    let hooks = Arc::new(HookWatch::new(
-        options.hooks.clone(),
-        broker.settings().hooks.retake,
-    ));
+    let hooks = watch_hooks(&options, &broker);
     let watching = tokio::spawn(Arc::clone(&hooks).run());
     let control = Arc::new(Control::new(
         Arc::clone(&broker),
@@ -293,6 +291,12 @@ fn broker(
         broker.watch_modules();
     }
     Ok(Arc::new(broker))
+}
+
+fn watch_hooks(options: &Options, broker: &Broker) -> Arc<HookWatch> {
+    let module = ModuleHook::host(&options.libexec, &options.hooks, &options.run);
+    let retake = broker.settings().hooks.retake;
+    Arc::new(HookWatch::new(options.hooks.clone(), module, retake))
 }
 
 /// Lets running work finish; what the launcher has begun goes on without us.

@@ -45,6 +45,18 @@ impl HostModuleHook {
     /// # Errors
     /// As flock(2), open(2), write(2); somebody's own hook file is there.
     pub fn borrow(sandbox: &Sandbox) -> Result<Self> {
+        let hook = Self::borrow_setting()?;
+        hook.file(sandbox, "")?;
+        let shim = sandbox.libexec().join("modprobe");
+        std::fs::write(SETTING, shim.as_os_str().as_encoded_bytes()).context(SETTING)?;
+        Ok(hook)
+    }
+
+    /// Borrows it for `upcallctl install module`, and leaves what stands there.
+    ///
+    /// # Errors
+    /// As flock(2), write(2).
+    pub fn borrow_setting() -> Result<Self> {
         let lock = File::create(LOCK).context(LOCK)?;
         lock.lock()?;
         run(command("sh").args(["-c", PUT_BACK]))?;
@@ -59,11 +71,7 @@ impl HostModuleHook {
             .stdout(Stdio::from(OwnedFd::from(lock)))
             .spawn()?;
         let previous = previous.trim().to_owned();
-        let hook = Self { guard, previous };
-        hook.file(sandbox, "")?;
-        let shim = sandbox.libexec().join("modprobe");
-        std::fs::write(SETTING, shim.as_os_str().as_encoded_bytes()).context(SETTING)?;
-        Ok(hook)
+        Ok(Self { guard, previous })
     }
 
     /// Writes the hook's file, with these further lines.

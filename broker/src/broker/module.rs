@@ -22,7 +22,7 @@ use crate::admit::{Admit, Refused, Tenant};
 use crate::identify::module as identify;
 use crate::identify::{Lost, Origin};
 use crate::intake::module::ModuleCall;
-use crate::linux::modreq::{Requests, Watch};
+use crate::linux::modreq::{Requests, TraceError, Watch};
 use crate::resolve::Resolution;
 use crate::store::id;
 use crate::store::record::{Action, Outcome};
@@ -73,6 +73,10 @@ impl Broker {
                 return deny(&call);
             }
         };
+        if self.is_self_test(&seen.facts) {
+            deny(&call);
+            return self.self_tested_by("module", seen.draft);
+        }
         if call.process.is_none() {
             let why = "the shim's deadline was over";
             return self.refuse_module(&call, seen, Reason::Late, why);
@@ -198,6 +202,11 @@ impl Broker {
             tokio::task::spawn_blocking(move || broker.watch_modules());
         }
         requests?.ok()
+    }
+
+    /// The kernel's own word on who asks for modules, or why there is none; `None`: nobody has asked yet.
+    pub fn askers(&self) -> Option<Result<&Requests, &TraceError>> {
+        self.modules.watch.requests()
     }
 
     /// Begins to watch who asks for modules.

@@ -1,4 +1,5 @@
-//! The hooks' self-tests: a child of upcallctl that crashes, or asks for a key; nothing is kept but the record.
+//! The hooks' self-tests: a child of upcallctl that crashes, or asks for a key or a module; nothing is kept but the
+//! record.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -34,23 +35,25 @@ impl Broker {
         since.is_some_and(|since| since.elapsed() < SELF_TEST)
     }
 
-    pub(super) fn self_tested(&self, call: &CoreCall, mut draft: Draft) {
+    pub(super) fn self_tested(&self, call: &CoreCall, draft: Draft) {
         call.caller.refuse(&call.kernel);
-        draft.self_tested("core", "crashed");
-        let (record, micros) = draft.finish();
-        let result = self.records.write(&record, micros);
-        self.told(record, result);
+        self.self_tested_by("core", draft);
     }
 
     /// Gives the key a payload that says whose it is.
-    pub(super) fn key_self_tested(&self, call: &KeyCall, mut draft: Draft) {
+    pub(super) fn key_self_tested(&self, call: &KeyCall, draft: Draft) {
         let answer = wire::Verdict::Answer {
             payload: b"upcalld".to_vec(),
             ttl: 1000,
         };
         // A shim that has gone has refused it itself, and upcallctl sees that.
         let _ = call.shim.tell(&answer, &[]);
-        draft.self_tested("key", "asked for a key");
+        self.self_tested_by("key", draft);
+    }
+
+    /// Records it: a child of upcallctl did what the hook is there for.
+    pub(super) fn self_tested_by(&self, hook: &str, mut draft: Draft) {
+        draft.self_tested(hook);
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
         self.told(record, result);

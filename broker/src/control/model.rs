@@ -55,12 +55,32 @@ pub struct Status {
     pub previous: Option<String>,
     /// Why that is not known, although the hook is ours: nobody could put it back.
     pub hook_file_problem: Option<String>,
+    /// The module hook.
+    #[serde(default)]
+    pub module: ModuleStatus,
     /// Bytes that must stay free for cores.
     pub keep_free: u64,
     /// Whether it listens for the kernel itself: `kept` is a socket that systemd keeps while it is started again, `own` one
     /// that goes with it.
     #[serde(default)]
     pub kernel_socket: Option<String>,
+}
+
+/// How modules are answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleStatus {
+    /// What stands in kernel.modprobe: `ours`, `foreign`, `not_installed`.
+    pub state: String,
+    /// What is foreign there.
+    pub foreign: Option<String>,
+    /// Since when it is known, in microseconds since the epoch.
+    pub foreign_since: Option<u64>,
+    /// What stood there before us.
+    pub previous: Option<String>,
+    /// How who asks is known: `kprobe`, `scan`; `null` before the first request.
+    pub evidence: Option<String>,
+    /// Why not by kprobe.
+    pub no_kprobe: Option<String>,
 }
 
 /// The answer of `GetMetrics`.

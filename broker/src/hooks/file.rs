@@ -94,12 +94,7 @@ impl CoreHook {
 
     /// Reads its text; an error is the key that is not there or has no usable value.
     fn parse(text: &str) -> Result<Self, &'static str> {
-        let value = |key: &'static str| {
-            text.lines()
-                .filter_map(|line| line.split_once('='))
-                .find_map(|(name, value)| (name.trim() == key).then_some(value))
-                .ok_or(key)
-        };
+        let value = |key| value(text, key).ok_or(key);
         let path = |key| -> Result<PathBuf, &'static str> {
             let path = PathBuf::from(value(key)?.trim());
             path.is_absolute().then_some(path).ok_or(key)
@@ -170,6 +165,12 @@ impl CoreHook {
     pub fn remove(hooks: &Path) -> Result<(), HookFileError> {
         remove(hooks, "core")
     }
+}
+
+/// What stands behind `key =` in a hook's file.
+pub(super) fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut lines = text.lines().filter_map(|line| line.split_once('='));
+    lines.find_map(|(name, value)| (name.trim() == key).then_some(value))
 }
 
 /// Removes `hooks/name`, if it is there.

@@ -4,14 +4,14 @@
 //! first one; and the way back is one rename too. dpkg is told by dpkg-divert(1), so that an upgrade unpacks the
 //! distribution's program to the second name; it moves nothing itself.
 
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use upcall_helpers::hookfile::HookFile;
 
+use super::InstallFileError;
 use super::file::{self, HookFileError};
-use super::pattern::DEFAULT_HOOKS;
-use super::{InstallFileError, errno_name};
+use super::shim::{self, Shim, ShimError};
 use crate::linux::secure;
 
 mod divert;
@@ -25,11 +25,8 @@ const NAME: &str = "request-key";
 /// What the distribution's is called while ours stands there.
 const WAS: &str = "request-key.upcalld-was";
 
-/// The longest script of ours, and the longest file of the hook's.
+/// The longest file of the hook's.
 const SIZE_MAX: u64 = 4096;
-
-/// Starts every script of ours, whichever upcalld's.
-const MARK: &[u8] = b"#!/bin/sh\n# Written by `upcallctl install key`";
 
 /// Whose program the kernel starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,12 +50,7 @@ pub struct KeyHook {
     directory: PathBuf,
     /// Whether dpkg may have packages that want the name.
     dpkg: bool,
-    /// The link to the shim.
-    program: PathBuf,
-    /// The directory of the hooks' files.
-    hooks: PathBuf,
-    /// The daemon's socket.
-    socket: PathBuf,
+    shim: Shim,
 }
 
 /// Why it cannot be put in or taken out.
@@ -80,13 +72,8 @@ pub enum KeyHookError {
     #[error("{} belongs to another upcalld", .0.display())]
     Another(PathBuf),
     /// The shim cannot be used.
-    #[error("{}: {why}", path.display())]
-    Program {
-        /// Where it should be.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
+    #[error(transparent)]
+    Shim(#[from] ShimError),
 }
 
 /// What is needed to undo an installation.
@@ -102,9 +89,7 @@ impl KeyHook {
         Self {
             directory: PathBuf::from("/sbin"),
             dpkg: divert::is_there(),
-            program: libexec.join(NAME),
-            hooks: hooks.to_owned(),
-            socket: run.join("upcall.sock"),
+            shim: Shim::new(NAME, libexec, hooks, run),
         }
     }
 
@@ -135,30 +120,27 @@ impl KeyHook {
 
     /// The hook's file.
     pub fn path(&self) -> PathBuf {
-        self.hooks.join("key")
+        self.shim.hooks.join("key")
     }
 
     /// What stands there.
     pub fn standing(&self) -> Standing {
         let place = self.place();
-        let Ok(meta) = std::fs::symlink_metadata(&place) else {
+        if place.symlink_metadata().is_err() {
             return Standing::Nothing;
-        };
+        }
+        let shim = &self.shim;
         if let Ok(target) = std::fs::read_link(&place) {
-            if self.is_default() && target == self.program {
+            if shim.is_default() && target == shim.program {
                 return Standing::Ours;
             }
-            if target.with_file_name("upcall-shim").exists() && target.ends_with(NAME) {
+            if shim::is_any_shim(&target, NAME) {
                 return Standing::Another;
             }
-        } else if meta.is_file() && meta.len() <= SIZE_MAX {
-            let text = secure::read_file(&place, SIZE_MAX).unwrap_or_default();
-            if !self.is_default() && text == self.script().as_bytes() {
-                return Standing::Ours;
-            }
-            if text.starts_with(MARK) {
-                return Standing::Another;
-            }
+        } else if !shim.is_default() && shim.is_script(&place) {
+            return Standing::Ours;
+        } else if shim::is_any_script(&place) {
+            return Standing::Another;
         }
         if self.path().exists() && self.was().exists() {
             Standing::Lost
@@ -172,7 +154,7 @@ impl KeyHook {
     /// # Errors
     /// See [`KeyHookError`]; everything is as it was then.
     pub fn install(&self) -> Result<Before, KeyHookError> {
-        self.check_program()?;
+        self.shim.check()?;
         let before = Before {
             standing: self.standing(),
             file: secure::read_file(&self.path(), SIZE_MAX).ok(),
@@ -183,7 +165,7 @@ impl KeyHook {
         if matches!(self.lines().standing(), line::Lines::Ours(_)) {
             return Err(line::LineError::Both(self.lines().path()).into());
         }
-        file::write(&self.hooks, "key", self.text(&self.was()).as_bytes())?;
+        file::write(&self.shim.hooks, "key", self.text(&self.was()).as_bytes())?;
         if before.standing == Standing::Ours {
             return Ok(before);
         }
@@ -223,17 +205,10 @@ impl KeyHook {
     }
 
     fn create(&self, path: &Path) -> std::io::Result<()> {
-        if self.is_default() {
-            return symlink(&self.program, path);
+        if self.shim.is_default() {
+            return symlink(&self.shim.program, path);
         }
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o755)
-            .open(path)?;
-        std::io::Write::write_all(&mut file, self.script().as_bytes())?;
-        file.sync_all()
+        self.shim.write_script(path)
     }
 
     /// Makes everything what it was before [`KeyHook::install`].
@@ -245,8 +220,8 @@ impl KeyHook {
             self.give_back()?;
         }
         match &before.file {
-            Some(bytes) => file::write(&self.hooks, "key", bytes)?,
-            None => file::remove(&self.hooks, "key")?,
+            Some(bytes) => file::write(&self.shim.hooks, "key", bytes)?,
+            None => file::remove(&self.shim.hooks, "key")?,
         }
         Ok(())
     }
@@ -262,7 +237,7 @@ impl KeyHook {
         if standing != Standing::Another && (standing == Standing::Ours || self.path().exists()) {
             self.give_back()?;
         }
-        file::remove(&self.hooks, "key")?;
+        file::remove(&self.shim.hooks, "key")?;
         Ok(standing)
     }
 
@@ -286,57 +261,20 @@ impl KeyHook {
         Ok(())
     }
 
-    fn is_default(&self) -> bool {
-        self.hooks == Path::new(DEFAULT_HOOKS)
-    }
-
-    /// What stands in the program's place where the hook's file is not where the shim looks by itself.
-    fn script(&self) -> String {
-        let (mark, program) = (String::from_utf8_lossy(MARK), self.program.display());
-        let hooks = self.hooks.display();
-        format!("{mark}.\nexec '{program}' '--hooks={hooks}' \"$@\"\n")
-    }
-
     /// The hook's file; `program` is what answered before. What an admin set in an earlier one stays.
     fn text(&self, program: &Path) -> String {
-        let earlier = HookFile::read(&self.hooks, "key");
+        let earlier = HookFile::read(&self.shim.hooks, "key");
         format!(
             "# Written by `upcallctl install key`; read by the shim that the kernel starts (upcall-shim(8)).\n\
              socket = {}\ndeadline_ms = {}\n\
              # Where `pass` goes, and keys that come while upcalld is stopped, unless that is `deny`.\n\
              program = {}\npass_deadline_ms = {}\nwithout_daemon = {}\n",
-            self.socket.display(),
+            self.shim.socket.display(),
             earlier.deadline.as_millis(),
             program.display(),
             earlier.pass_deadline.as_millis(),
             if earlier.refuse { "deny" } else { "pass" },
         )
-    }
-
-    /// The kernel starts it as root, so nobody else may have a hand in it.
-    fn check_program(&self) -> Result<(), KeyHookError> {
-        let wrong = |why: String| KeyHookError::Program {
-            path: self.program.clone(),
-            why,
-        };
-        let meta = std::fs::metadata(&self.program).map_err(|error| wrong(errno_name(&error)))?;
-        if !meta.is_file() || meta.mode() & 0o111 == 0 {
-            return Err(wrong("not a program".to_owned()));
-        }
-        if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
-            return Err(wrong("somebody else than root can write it".to_owned()));
-        }
-        let paths = [&self.program, &self.hooks];
-        if paths.map(|path| {
-            path.to_str()
-                .is_some_and(|path| !path.contains(['\'', '\n']))
-        }) != [true, true]
-        {
-            return Err(wrong(
-                "an apostrophe or an odd letter in its path or --config's".to_owned(),
-            ));
-        }
-        Ok(())
     }
 }
 

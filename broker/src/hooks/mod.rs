@@ -3,7 +3,9 @@
 pub mod file;
 pub mod install;
 pub mod key;
+pub mod module;
 pub mod pattern;
+pub mod shim;
 pub mod sysctl;
 pub mod sysctl_d;
 pub mod watch;

@@ -1,4 +1,4 @@
-//! kernel.core_pattern and kernel.core_pipe_limit: read, written and read back, one writer at a time.
+//! kernel.core_pattern and kernel.core_pipe_limit, and how such settings are written: read back, one writer at a time.
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
@@ -106,9 +106,7 @@ impl CoreSysctl {
     /// # Errors
     /// As open(2), flock(2).
     pub fn lock(&self) -> Result<Lock, SysctlError> {
-        let file = File::open(&self.pattern).map_err(io(&self.pattern))?;
-        file.lock().map_err(io(&self.pattern))?;
-        Ok(Lock(file))
+        lock(&self.pattern)
     }
 
     /// The same without waiting; `None` while somebody else of ours writes.
@@ -116,12 +114,7 @@ impl CoreSysctl {
     /// # Errors
     /// As open(2), flock(2).
     pub fn try_lock(&self) -> Result<Option<Lock>, SysctlError> {
-        let file = File::open(&self.pattern).map_err(io(&self.pattern))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Lock(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(io(&self.pattern)(error)),
-        }
+        try_lock(&self.pattern)
     }
 
     /// Puts a program in: the limit first, so that the kernel waits for the program from its first call on.
@@ -150,13 +143,31 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> SysctlError {
     }
 }
 
-fn read(path: &Path) -> Result<String, SysctlError> {
+/// Waits until nobody else of ours writes a setting.
+pub(super) fn lock(path: &Path) -> Result<Lock, SysctlError> {
+    let file = File::open(path).map_err(io(path))?;
+    file.lock().map_err(io(path))?;
+    Ok(Lock(file))
+}
+
+/// The same without waiting; `None` while somebody else of ours writes.
+pub(super) fn try_lock(path: &Path) -> Result<Option<Lock>, SysctlError> {
+    let file = File::open(path).map_err(io(path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Lock(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(io(path)(error)),
+    }
+}
+
+/// A setting's text, its newline included.
+pub(super) fn read(path: &Path) -> Result<String, SysctlError> {
     std::fs::read_to_string(path).map_err(io(path))
 }
 
-/// Writes a value and reads it back: the kernel takes any text and keeps 127 characters of it.
-fn write(path: &Path, value: &str) -> Result<(), SysctlError> {
-    // An empty pattern is written as a lone newline: a write of no bytes changes nothing.
+/// Writes a value and reads it back: the kernel takes any text and keeps as many characters of it as it has room for.
+pub(super) fn write(path: &Path, value: &str) -> Result<(), SysctlError> {
+    // An empty value is written as a lone newline: a write of no bytes changes nothing.
     std::fs::write(path, format!("{value}\n")).map_err(io(path))?;
     let found = read(path)?;
     let found = found.trim_end_matches('\n');

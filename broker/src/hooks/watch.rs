@@ -1,4 +1,4 @@
-//! Looks every 30 seconds whether the kernel still has our hook.
+//! Looks every 30 seconds whether the kernel still has our hooks.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +9,13 @@ use tokio::sync::broadcast;
 use tracing::{error, info};
 
 use super::file::{CoreHook, HookFileError};
-use super::sysctl::{CoreSysctl, Standing, SysctlError};
+use super::module::ModuleHook;
+use super::sysctl::CoreSysctl;
 use crate::store::records::now_micros;
+
+mod places;
+
+use places::{Core, Found, Place};
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(30);
@@ -18,9 +23,9 @@ const EVERY: Duration = Duration::from_secs(30);
 /// Of a hook that changed hands (journalctl MESSAGE_ID=…).
 const CHANGED: &str = "2e8f99420ea748a48e3d833e95f9db35";
 
-/// What stands in core_pattern.
+/// What stands in a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CoreState {
+pub enum HookState {
     /// It was never installed.
     NotInstalled,
     /// Ours.
@@ -34,13 +39,21 @@ pub enum CoreState {
     },
 }
 
-impl CoreState {
+impl HookState {
     /// The word for it: `ours`, `foreign`, `not_installed`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::NotInstalled => "not_installed",
             Self::Ours => "ours",
             Self::Foreign { .. } => "foreign",
+        }
+    }
+
+    /// What is there and since when we know, where it is somebody else's.
+    pub fn foreign(&self) -> Option<(&str, u64)> {
+        match self {
+            Self::NotInstalled | Self::Ours => None,
+            Self::Foreign { pattern, since } => Some((pattern, *since)),
         }
     }
 }
@@ -54,7 +67,7 @@ pub struct HookChange {
     pub version: u32,
     /// When it was seen: RFC 3339, UTC.
     pub time: String,
-    /// Which hook: `core`.
+    /// Which hook: `core`, `module`.
     pub hook: String,
     /// `ours`, `foreign` or `not_installed`.
     pub state: String,
@@ -62,11 +75,18 @@ pub struct HookChange {
     pub pattern: Option<String>,
 }
 
-/// The watch over the core hook.
+/// The watch over the hooks.
 #[derive(Debug)]
 pub struct HookWatch {
-    sysctl: CoreSysctl,
-    hooks: PathBuf,
+    core: Watched<Core>,
+    module: Watched<ModuleHook>,
+    changes: broadcast::Sender<HookChange>,
+}
+
+/// One hook that is watched.
+#[derive(Debug)]
+struct Watched<P> {
+    place: P,
     retake: bool,
     seen: Mutex<Seen>,
     changes: broadcast::Sender<HookChange>,
@@ -74,52 +94,114 @@ pub struct HookWatch {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// What was ours when it was seen last, to put back.
-    ours: Option<Standing>,
     /// How it was when it was looked at last.
-    state: Option<CoreState>,
+    state: Option<HookState>,
     checked: u64,
     /// How often somebody else's was found.
     foreign_count: u64,
 }
 
 impl HookWatch {
-    /// Watches what is installed from this directory; `retake`: puts ours back where another stands.
-    pub fn new(hooks: PathBuf, retake: bool) -> Self {
-        Self::of(CoreSysctl::host(), hooks, retake)
+    /// Watches what is installed from this directory, and this module hook; `retake`: puts ours back where another
+    /// stands.
+    pub fn new(hooks: PathBuf, module: ModuleHook, retake: bool) -> Self {
+        Self::of(CoreSysctl::host(), hooks, module, retake)
     }
 
     /// The same with other files in the place of the kernel's.
-    fn of(sysctl: CoreSysctl, hooks: PathBuf, retake: bool) -> Self {
+    fn of(sysctl: CoreSysctl, hooks: PathBuf, module: ModuleHook, retake: bool) -> Self {
+        let changes = broadcast::Sender::new(16);
         Self {
-            sysctl,
-            hooks,
-            retake,
-            seen: Mutex::default(),
-            changes: broadcast::Sender::new(16),
+            core: Watched::new(Core::new(sysctl, hooks), retake, &changes),
+            module: Watched::new(module, retake, &changes),
+            changes,
         }
     }
 
     /// Looks for ever.
     pub async fn run(self: Arc<Self>) {
         loop {
-            self.look();
+            drop(self.all());
             tokio::time::sleep(EVERY).await;
         }
     }
 
+    /// What stands in core_pattern now.
+    pub fn core(&self) -> HookState {
+        self.core.look()
+    }
+
+    /// What stands in kernel.modprobe now.
+    pub fn module(&self) -> HookState {
+        self.module.look()
+    }
+
+    /// The module hook itself.
+    pub fn module_hook(&self) -> &ModuleHook {
+        &self.module.place
+    }
+
+    /// Every change from now on.
+    pub fn changes(&self) -> broadcast::Receiver<HookChange> {
+        self.changes.subscribe()
+    }
+
+    /// When core_pattern was last looked at, in microseconds since the epoch.
+    pub fn checked(&self) -> u64 {
+        self.core.seen().checked
+    }
+
+    /// How the kernel calls, while the core hook is ours.
+    pub fn mode(&self) -> Option<&'static str> {
+        let ours = self.core.seen().state == Some(HookState::Ours);
+        self.core.place.mode().filter(|_| ours)
+    }
+
+    /// Each hook's name, what stands there now, and how often somebody else's was found.
+    pub fn all(&self) -> Vec<(&'static str, HookState, u64)> {
+        vec![self.core.summary(), self.module.summary()]
+    }
+
+    /// The core hook's file, where it is installed.
+    ///
+    /// # Errors
+    /// See [`HookFileError`].
+    pub fn file(&self) -> Result<CoreHook, HookFileError> {
+        CoreHook::read(self.core.place.hooks())
+    }
+}
+
+impl<P: Place> Watched<P> {
+    fn new(place: P, retake: bool, changes: &broadcast::Sender<HookChange>) -> Self {
+        Self {
+            place,
+            retake,
+            seen: Mutex::default(),
+            changes: changes.clone(),
+        }
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn summary(&self) -> (&'static str, HookState, u64) {
+        let state = self.look();
+        (self.place.name(), state, self.seen().foreign_count)
+    }
+
     /// Looks now.
-    pub fn look(&self) -> CoreState {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    fn look(&self) -> HookState {
+        let mut seen = self.seen();
         let mut state = self.found(&mut seen);
-        if matches!(state, CoreState::Foreign { .. }) {
+        if matches!(state, HookState::Foreign { .. }) {
             if seen.state.as_ref() != Some(&state) {
                 seen.foreign_count += 1;
                 self.tell(&state);
                 seen.state = Some(state.clone());
             }
-            if self.retake && self.take_back(&seen) {
-                state = CoreState::Ours;
+            if self.retake && self.take_back() {
+                state = HookState::Ours;
             }
         }
         if seen.state.as_ref() != Some(&state) {
@@ -132,50 +214,41 @@ impl HookWatch {
         state
     }
 
-    /// What the kernel and the hook's file say. A file that cannot be used was installed all the same.
-    fn found(&self, seen: &mut Seen) -> CoreState {
+    fn found(&self, seen: &mut Seen) -> HookState {
         seen.checked = now_micros();
-        let Ok(standing) = self.sysctl.read() else {
-            return CoreState::NotInstalled;
+        let text = match self.place.found() {
+            Found::NotInstalled => return HookState::NotInstalled,
+            Found::Ours => return HookState::Ours,
+            Found::Foreign(text) => text,
         };
-        if standing.pattern.is_of(&self.hooks) {
-            seen.ours = Some(standing);
-            return CoreState::Ours;
-        }
-        if CoreHook::read(&self.hooks).is_err_and(|error| error.is_absent()) {
-            return CoreState::NotInstalled;
-        }
-        let text = standing.pattern.text();
         match &seen.state {
-            Some(CoreState::Foreign { pattern, since }) if pattern == text => CoreState::Foreign {
-                pattern: pattern.clone(),
-                since: *since,
-            },
-            _ => CoreState::Foreign {
-                pattern: text.to_owned(),
+            Some(known @ HookState::Foreign { pattern, .. }) if *pattern == text => known.clone(),
+            _ => HookState::Foreign {
+                pattern: text,
                 since: seen.checked,
             },
         }
     }
 
     /// Logs a change, and tells those who watch.
-    fn tell(&self, state: &CoreState) {
+    fn tell(&self, state: &HookState) {
+        let (hook, setting) = (self.place.name(), self.place.setting());
         let pattern = match state {
-            CoreState::NotInstalled => {
+            HookState::NotInstalled => {
                 info!(
                     MESSAGE_ID = CHANGED,
-                    "the core hook is not installed any more"
+                    "the {hook} hook is not installed any more"
                 );
                 None
             }
-            CoreState::Ours => {
-                info!(MESSAGE_ID = CHANGED, "core_pattern is ours again");
+            HookState::Ours => {
+                info!(MESSAGE_ID = CHANGED, "{setting} is ours again");
                 None
             }
-            CoreState::Foreign { pattern, .. } => {
+            HookState::Foreign { pattern, .. } => {
                 error!(
                     MESSAGE_ID = CHANGED,
-                    "core is foreign: {pattern} (upcallctl status)"
+                    "{hook} is foreign: {pattern} (upcallctl status)"
                 );
                 Some(pattern.clone())
             }
@@ -184,75 +257,25 @@ impl HookWatch {
             schema: "upcalld.hook".to_owned(),
             version: 1,
             time: format!("{:.6}", jiff::Timestamp::now()),
-            hook: "core".to_owned(),
+            hook: hook.to_owned(),
             state: state.as_str().to_owned(),
             pattern,
         }));
     }
 
-    /// Puts ours back, unless somebody of ours is at work there: it may be an `uninstall`.
-    fn take_back(&self, seen: &Seen) -> bool {
-        let Some(ours) = &seen.ours else {
-            return false;
-        };
-        let take = || -> Result<bool, SysctlError> {
-            let Some(lock) = self.sysctl.try_lock()? else {
-                return Ok(false);
-            };
-            if CoreHook::read(&self.hooks).is_err() {
-                return Ok(false);
-            }
-            self.sysctl.put_in(ours, &lock)?;
-            Ok(true)
-        };
-        match take() {
+    fn take_back(&self) -> bool {
+        let setting = self.place.setting();
+        match self.place.take_back() {
             Ok(true) => {
-                info!("core_pattern was taken back (hooks.retake)");
+                info!("{setting} was taken back (hooks.retake)");
                 true
             }
             Ok(false) => false,
             Err(error) => {
-                error!("core_pattern could not be taken back: {error}");
+                error!("{setting} could not be taken back: {error}");
                 false
             }
         }
-    }
-
-    /// Every change from now on.
-    pub fn changes(&self) -> broadcast::Receiver<HookChange> {
-        self.changes.subscribe()
-    }
-
-    /// When it was last looked at, in microseconds since the epoch.
-    pub fn checked(&self) -> u64 {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .checked
-    }
-
-    /// How the kernel calls, while the hook is ours.
-    pub fn mode(&self) -> Option<&'static str> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours = seen.ours.as_ref();
-        let ours = ours.filter(|_| seen.state == Some(CoreState::Ours));
-        ours.map(|standing| standing.pattern.mode())
-    }
-
-    /// How often somebody else's hook was found.
-    pub fn foreign_count(&self) -> u64 {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .foreign_count
-    }
-
-    /// The hook's file, where it is installed.
-    ///
-    /// # Errors
-    /// See [`HookFileError`].
-    pub fn file(&self) -> Result<CoreHook, HookFileError> {
-        CoreHook::read(&self.hooks)
     }
 }
 
@@ -302,9 +325,14 @@ mod tests {
             std::fs::read_to_string(self.directory.path().join("core_pattern")).unwrap()
         }
 
-        fn watch(&self, retake: bool) -> HookWatch {
+        fn watch(&self, retake: bool) -> Watched<Core> {
             let hooks = self.directory.path().to_owned();
-            HookWatch::of(CoreSysctl::below(&hooks), hooks, retake)
+            let sysctl = CoreSysctl::below(&hooks);
+            Watched::new(
+                Core::new(sysctl, hooks),
+                retake,
+                &broadcast::Sender::new(16),
+            )
         }
     }
 
@@ -312,12 +340,12 @@ mod tests {
     fn a_foreign_write_is_told_once_and_so_is_its_end() {
         let Some(host) = Host::new() else { return };
         let watch = host.watch(false);
-        let mut changes = watch.changes();
-        assert_eq!(watch.look(), CoreState::Ours);
+        let mut changes = watch.changes.subscribe();
+        assert_eq!(watch.look(), HookState::Ours);
         host.set("|/bin/other %p");
         let first = watch.look();
         assert!(
-            matches!(&first, CoreState::Foreign { pattern, .. } if pattern == "|/bin/other %p")
+            matches!(&first, HookState::Foreign { pattern, .. } if pattern == "|/bin/other %p")
         );
         assert_eq!(
             watch.look(),
@@ -325,17 +353,46 @@ mod tests {
             "since the same moment, and not told again"
         );
         host.set(&host.ours);
-        assert_eq!(watch.look(), CoreState::Ours);
+        assert_eq!(watch.look(), HookState::Ours);
         std::fs::write(host.directory.path().join("core"), "garbage").unwrap();
-        assert_eq!(watch.look(), CoreState::Ours);
+        assert_eq!(watch.look(), HookState::Ours);
         host.set("core");
         std::fs::remove_file(host.directory.path().join("core")).unwrap();
-        assert_eq!(watch.look(), CoreState::NotInstalled);
+        assert_eq!(watch.look(), HookState::NotInstalled);
         let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok()).collect();
         let states: Vec<_> = told.iter().map(|change| change.state.as_str()).collect();
         assert_eq!(states, ["foreign", "ours", "not_installed"]);
         assert_eq!(told[0].pattern.as_deref(), Some("|/bin/other %p"));
-        assert_eq!(watch.foreign_count(), 1);
+        assert_eq!(watch.seen().foreign_count, 1);
+    }
+
+    #[test]
+    fn the_module_hook_is_watched_alike() {
+        let Some(host) = Host::new() else { return };
+        let at = host.directory.path();
+        let (libexec, setting) = (at.join("libexec"), at.join("modprobe"));
+        std::fs::create_dir(&libexec).unwrap();
+        std::fs::write(libexec.join("modprobe"), "").unwrap();
+        std::fs::set_permissions(
+            libexec.join("modprobe"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
+        std::fs::write(&setting, "/sbin/modprobe\n").unwrap();
+        let hook = ModuleHook::host(&libexec, &at.join("hooks"), at).below(at);
+        let changes = broadcast::Sender::new(16);
+        let watch = |retake| Watched::new(hook.clone(), retake, &changes);
+        let (passive, active) = (watch(false), watch(true));
+        assert_eq!(passive.look(), HookState::NotInstalled);
+        hook.install(&hook.lock().unwrap()).unwrap();
+        assert_eq!(passive.look(), HookState::Ours);
+        std::fs::write(&setting, "/bin/other\n").unwrap();
+        let foreign = passive.look();
+        assert_eq!(foreign.foreign().map(|(what, _)| what), Some("/bin/other"));
+        assert_eq!(active.look(), HookState::Ours);
+        assert_eq!(passive.look(), HookState::Ours);
+        hook.uninstall(false).unwrap();
+        assert_eq!(active.look(), HookState::NotInstalled);
     }
 
     #[test]
@@ -343,7 +400,7 @@ mod tests {
         let Some(host) = Host::new() else { return };
         let watch = host.watch(false);
         host.set("|/x/core --hooks=/elsewhere %P");
-        assert!(matches!(watch.look(), CoreState::Foreign { .. }));
+        assert!(matches!(watch.look(), HookState::Foreign { .. }));
     }
 
     #[test]
@@ -352,15 +409,15 @@ mod tests {
         let watch = host.watch(true);
         watch.look();
         host.set("|/bin/other %p");
-        let lock = watch.sysctl.lock().unwrap();
-        assert!(matches!(watch.look(), CoreState::Foreign { .. }));
+        let lock = CoreSysctl::below(host.directory.path()).lock().unwrap();
+        assert!(matches!(watch.look(), HookState::Foreign { .. }));
         assert_eq!(host.pattern(), "|/bin/other %p");
         drop(lock);
-        assert_eq!(watch.look(), CoreState::Ours);
+        assert_eq!(watch.look(), HookState::Ours);
         assert_eq!(host.pattern(), format!("{}\n", host.ours));
         // What was never seen as ours is not put in.
         let watch = host.watch(true);
         host.set("|/bin/other %p");
-        assert!(matches!(watch.look(), CoreState::Foreign { .. }));
+        assert!(matches!(watch.look(), HookState::Foreign { .. }));
     }
 }

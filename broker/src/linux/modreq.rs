@@ -36,6 +36,15 @@ const WAIT_PROC: u32 = 2;
 /// The longest file of tracefs that is read.
 const FILE_MAX: usize = 16 * 1024;
 
+/// Has the kernel look for a file system of this name; where it has none, it asks for the module `fs-NAME`. Changes
+/// nothing; needs `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// As fsopen(2): `ENODEV` where the module has brought none.
+pub fn want_file_system(name: &std::ffi::CStr) -> Result<(), Errno> {
+    sys::open_file_system(name).map(drop)
+}
+
 /// tracefs, mounted where nobody sees it.
 #[derive(Debug)]
 pub struct Tracefs {

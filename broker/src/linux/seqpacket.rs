@@ -108,6 +108,8 @@ impl Connection {
             Ok(pidfd) => PidRef::from_pidfd(pidfd)?,
             // Before 6.5: whoever has the number of the process that connected, which was `uid`'s.
             Err(Errno::ENOPROTOOPT) => PidRef::open(u32::try_from(peer.pid()).unwrap_or(0))?,
+            // Before 6.15 the word for one that has been waited for (kernel/fork.c, `pidfd_prepare`).
+            Err(Errno::EINVAL) => return Err(Errno::ESRCH),
             Err(errno) => return Err(errno),
         };
         Ok(Peer {

@@ -1,6 +1,7 @@
 //! What is not counted but looked at when somebody asks.
 
 use super::{Family, family, float, gauge, sample, seconds};
+use crate::hooks::watch::HookState;
 use crate::store::space::Kept;
 
 /// How things stand now; what is not counted but looked at.
@@ -8,10 +9,10 @@ use crate::store::space::Kept;
 pub struct Standing {
     /// When the daemon started, in microseconds since the epoch.
     pub started: u64,
-    /// The core hook: `ours`, `foreign`, `not_installed`.
-    pub core: &'static str,
-    /// How often somebody else's was found there.
-    pub foreign_count: u64,
+    /// Hooks by name: what stands there, and how often somebody else's was found.
+    pub hooks: Vec<(&'static str, HookState, u64)>,
+    /// How often the kernel wrote over what says who asks for modules; `None` where it says nothing.
+    pub askers_lost: Option<u64>,
     /// Rules in force.
     pub rules: u64,
     /// When they were loaded, in microseconds since the epoch.
@@ -33,10 +34,16 @@ pub struct Standing {
 impl Standing {
     /// Its families.
     pub(super) fn families(&self) -> Vec<Family> {
-        let hook = |state: &str| {
-            let labels = [("hook", "core"), ("state", state)];
-            sample("", &labels, float(u64::from(self.core == state)))
-        };
+        let states = self.hooks.iter().flat_map(|(hook, found, _)| {
+            ["ours", "foreign", "not_installed"].map(|state| {
+                let labels = [("hook", *hook), ("state", state)];
+                sample("", &labels, float(u64::from(found.as_str() == state)))
+            })
+        });
+        let foreign = self.hooks.iter().map(|(hook, _, count)| {
+            let labels = [("hook", *hook)];
+            sample("", &labels, float(*count))
+        });
         let mut all = vec![
             family(
                 "build_info",
@@ -62,13 +69,13 @@ impl Standing {
                 "hook_state",
                 "gauge",
                 "1 for what stands in a hook of the kernel's.",
-                ["ours", "foreign", "not_installed"].map(hook).into(),
+                states.collect(),
             ),
             family(
                 "hook_foreign_total",
                 "counter",
                 "How often somebody else's was found in a hook of ours.",
-                vec![sample("", &[("hook", "core")], float(self.foreign_count))],
+                foreign.collect(),
             ),
             gauge("rules", "Rules in force.", float(self.rules)),
             gauge(
@@ -87,6 +94,15 @@ impl Standing {
                 float(self.keep_free),
             ),
         ];
+        all.extend(self.askers_lost.map(|lost| {
+            let what = "How often the kernel wrote over what says who asks for modules, before it was read.";
+            family(
+                "module_askers_lost_total",
+                "counter",
+                what,
+                vec![sample("", &[], float(lost))],
+            )
+        }));
         all.extend(self.space());
         all
     }

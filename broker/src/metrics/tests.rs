@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::hooks::watch::HookState;
 use crate::store::space::Kept;
 
 fn record(runtime: Option<&str>, actions: &[&str], outcome: &str) -> Record {
@@ -29,7 +30,11 @@ fn record(runtime: Option<&str>, actions: &[&str], outcome: &str) -> Record {
 
 fn page(metrics: &Metrics) -> String {
     text(&metrics.families(&Standing {
-        core: "ours",
+        hooks: vec![
+            ("core", HookState::Ours, 0),
+            ("module", HookState::NotInstalled, 3),
+        ],
+        askers_lost: Some(7),
         ..Standing::default()
     }))
 }
@@ -112,6 +117,12 @@ fn how_it_stands_is_looked_at() {
         &metrics,
         r#"upcalld_hook_state{hook="core",state="foreign"} 0"#,
     );
+    has(
+        &metrics,
+        r#"upcalld_hook_state{hook="module",state="not_installed"} 1"#,
+    );
+    has(&metrics, r#"upcalld_hook_foreign_total{hook="module"} 3"#);
+    has(&metrics, "upcalld_module_askers_lost_total 7");
     assert!(
         !page(&metrics).contains("upcalld_spool_cores"),
         "unknown is left out"

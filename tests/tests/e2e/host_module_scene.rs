@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use upcall_e2e::command::command;
+use upcall_e2e::command::{command, run};
 use upcall_e2e::container::Container;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::module_hook::HostModuleHook;
@@ -29,7 +29,8 @@ pub(crate) struct ModuleScene {
     pub(crate) hook: HostModuleHook,
     pub(crate) daemon: Daemon,
     pub(crate) sandbox: Sandbox,
-    instances: usize,
+    /// Of tracefs, the daemon's among them.
+    pub(crate) instances: usize,
 }
 
 impl ModuleScene {
@@ -84,7 +85,7 @@ impl ModuleScene {
 }
 
 /// Instances of tracefs.
-fn instances() -> usize {
+pub(crate) fn instances() -> usize {
     let there = std::fs::read_dir("/sys/kernel/tracing/instances");
     there.into_iter().flatten().count()
 }
@@ -109,4 +110,11 @@ pub(crate) fn module(record: &Record) -> Result<&Module> {
 /// Whether a module is loaded.
 pub(crate) fn is_loaded(name: &str) -> bool {
     Path::new("/sys/module").join(name).exists()
+}
+
+/// Unloads what a test had loaded, so that the next one finds it to be asked for.
+pub(crate) fn unload(name: &str) -> Result<()> {
+    run(command("modprobe").args(["--remove", name]))?;
+    ensure!(!is_loaded(name), "{name} is still loaded");
+    Ok(())
 }

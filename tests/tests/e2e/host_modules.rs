@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use upcall_e2e::command::command;
+use upcall_e2e::daemon::Daemon;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
 use upcalld::store::record::{Outcome, Record};
 
-use crate::host_module_scene::{ModuleScene, SHIPPED, answer, ask_in, is_loaded, module};
+use crate::host_module_scene::{
+    ModuleScene, SHIPPED, answer, ask_in, instances, is_loaded, module, unload,
+};
 
 /// Families that no module has.
 const NO_FAMILY: [&str; 3] = ["4", "9", "20"];
@@ -63,7 +66,8 @@ fn host_module_containers_are_refused_and_the_host_is_not() -> Result<()> {
     assert_eq!(record.outcome, Outcome::Done, "{record:?}");
     assert_ne!(action(&record, "pass")?.exit_code, Some(0));
     drop((own, plain));
-    scene.end()
+    scene.end()?;
+    unload("vsock_loopback")
 }
 
 #[test]
@@ -198,7 +202,7 @@ fn host_module_without_a_daemon_the_hooks_file_decides() -> Result<()> {
         hook,
         daemon,
         sandbox,
-        ..
+        instances: before,
     } = scene;
     hook.file(&sandbox, "")?;
     // Stopped, it is late and not absent.
@@ -227,7 +231,13 @@ fn host_module_without_a_daemon_the_hooks_file_decides() -> Result<()> {
     hook.file(&sandbox, "without_daemon = pass")?;
     assert!(loads("squashfs")?);
     assert_eq!(ask("9")?, "no EAFNOSUPPORT");
-    hook.put_back()
+    hook.put_back()?;
+    unload("squashfs")?;
+    // What one that was killed leaves in tracefs, the next one removes.
+    assert_eq!(instances(), before);
+    Daemon::start_strict(&sandbox)?.stop(&sandbox)?;
+    assert_eq!(instances() + 1, before);
+    Ok(())
 }
 
 #[test]

@@ -13,15 +13,15 @@ use upcalld::store::record::{Outcome, Record};
 
 const UNIT: &str = include_str!("../../../config/defaults/systemd/upcalld-hooks.service");
 
-/// The one line of the unit with this key, as a command.
-fn line(sandbox: &Sandbox, key: &str) -> Result<Command> {
+/// The one line of the unit with this key and about this hook, as a command.
+pub(crate) fn line(sandbox: &Sandbox, key: &str, hook: &str) -> Result<Command> {
     let lines = UNIT.lines().filter_map(|line| line.split_once('='));
     let values: Vec<&str> = lines
-        .filter(|(name, _)| *name == key)
-        .map(|(_, value)| value)
+        .filter(|(name, value)| *name == key && value.split(' ').any(|word| word == hook))
+        .map(|(_, value)| value.trim_start_matches('-'))
         .collect();
     let [value] = values.as_slice() else {
-        anyhow::bail!("{key}: {values:?}");
+        anyhow::bail!("{key} of {hook}: {values:?}");
     };
     let mut words = value.split_whitespace();
     ensure!(words.next() == Some("/usr/bin/upcallctl"), "{value}");
@@ -59,14 +59,14 @@ fn the_hook_is_in_while_the_unit_is_active() -> Result<()> {
     std::fs::remove_file(&file)?;
 
     // Without a daemon there is nobody to take a crash: the unit fails, and nothing is changed.
-    let failed = run(&mut line(&sandbox, "ExecStart")?);
+    let failed = run(&mut line(&sandbox, "ExecStart", "core")?);
     ensure!(failed.is_err(), "installed without a daemon: {failed:?}");
     assert_eq!(standing()?, before);
     assert!(!file.exists());
 
     // It has ended when a crash of its own was recorded.
     let daemon = Daemon::start_strict(&sandbox)?;
-    run(&mut line(&sandbox, "ExecStart")?)?;
+    run(&mut line(&sandbox, "ExecStart", "core")?)?;
     let ours = standing()?;
     let shim = format!("|{} ", sandbox.libexec().join("core").display());
     assert!(ours.0.starts_with(&shim) && ours.1 == "1024", "{ours:?}");
@@ -88,10 +88,10 @@ fn the_hook_is_in_while_the_unit_is_active() -> Result<()> {
     is_kept(&daemon.records().of(crash(&sandbox)?)?, "kernel_pidfd");
 
     // Started again, as systemctl restart would after an upgrade: it is not its own previous value.
-    run(&mut line(&sandbox, "ExecStart")?)?;
+    run(&mut line(&sandbox, "ExecStart", "core")?)?;
     assert_eq!(standing()?, ours);
 
-    run(&mut line(&sandbox, "ExecStop")?)?;
+    run(&mut line(&sandbox, "ExecStop", "core")?)?;
     assert_eq!(standing()?, before);
     assert!(!file.exists(), "nothing says that it is in");
     let told = daemon.records().all().len();

@@ -36,6 +36,7 @@ mod host_kinds;
 #[cfg(test)]
 mod host_missed;
 #[cfg(test)]
+mod host_module_install;
 mod host_module_scene;
 #[cfg(test)]
 mod host_modules;

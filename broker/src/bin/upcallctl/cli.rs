@@ -105,6 +105,8 @@ pub(crate) enum Hook {
     Core,
     /// /sbin/request-key: keys.
     Key,
+    /// kernel.modprobe: modules.
+    Module,
 }
 
 /// A kind of upcall that can be explained.
@@ -169,15 +171,13 @@ pub(crate) enum Command {
     Reload,
     /// Put upcalld into a hook of the kernel's
     ///
-    /// What stood there before is saved. Then a child of this command crashes, or asks for a key; if no record of it
-    /// comes, everything is as it was before. For keys the distribution's /sbin/request-key gets another name, which
-    /// dpkg is told (dpkg-divert(1)); `--mode line` leaves it and writes a file into /etc/request-key.d.
+    /// What stood there before is saved. Then a child of this command crashes, or asks for a key or a module; if no
+    /// record of it comes, everything is as it was before. For keys the distribution's /sbin/request-key gets another
+    /// name, which dpkg is told (dpkg-divert(1)); `--mode line` leaves it and writes a file into /etc/request-key.d. For
+    /// modules kernel.modprobe is set.
     Install(InstallArgs),
     /// Put back what stood in the kernel's hooks before upcalld, and leave what is somebody else's
-    Uninstall {
-        /// Only this hook; else all
-        hook: Option<Hook>,
-    },
+    Uninstall(UninstallArgs),
     /// Write the man pages or the completions
     #[command(hide = true)]
     Generate {
@@ -189,11 +189,11 @@ pub(crate) enum Command {
     /// Look at a tenant's bytes, without rights
     #[command(hide = true)]
     LookAtCore(WorkArgs),
-    /// Wait for a byte, then crash
+    /// Wait for a byte, then do what this hook is for
     #[command(hide = true)]
     SelfTestChild {
-        /// Then ask for a key of this description instead
-        key: Option<String>,
+        /// Which
+        hook: Hook,
     },
 }
 
@@ -296,6 +296,19 @@ pub(crate) struct InstallArgs {
     /// Only where the hook is this upcalld's already; else nothing is done
     #[arg(long)]
     pub(crate) if_ours: bool,
+    /// Only where the module hook was in before the boot, or `uninstall --for-now`; else nothing is done
+    #[arg(long)]
+    pub(crate) again: bool,
+}
+
+/// `uninstall`.
+#[derive(Debug, Args)]
+pub(crate) struct UninstallArgs {
+    /// Only this hook; else all
+    pub(crate) hook: Option<Hook>,
+    /// The module hook alone: `install module --again` puts it in again, as at the next boot
+    #[arg(long)]
+    pub(crate) for_now: bool,
 }
 
 /// How the kernel calls.

@@ -6,6 +6,7 @@ use upcall_config::Directories;
 use upcalld::control::Status;
 use upcalld::hooks::file::CoreHook;
 use upcalld::hooks::key::KeyHook;
+use upcalld::hooks::module::ModuleHook;
 use upcalld::hooks::pattern::DEFAULT_HOOKS;
 use upcalld::hooks::sysctl::CoreSysctl;
 use upcalld::hooks::sysctl_d::SysctlD;
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) sysctl: CoreSysctl,
     /// The program that the kernel starts for keys.
     pub(crate) key: KeyHook,
+    /// The program that the kernel starts for modules.
+    pub(crate) module: ModuleHook,
     /// Where our hook is said to stay; only the system's own is.
     pub(crate) sysctl_d: Option<SysctlD>,
     /// The options that say that this is not the system's own daemon, to be repeated in advice.
@@ -68,11 +71,16 @@ impl Context {
             .as_ref()
             .map_or_else(|| PathBuf::from(DEFAULT_HOOKS), |dir| dir.join("hooks"));
         let key = KeyHook::host(&libexec, &hooks, &run);
+        let module = ModuleHook::host(&libexec, &hooks, &run);
         Self {
             command: name(&cli.command),
             key: match &global.sysctl {
                 Some(directory) => key.below(&directory.join("sbin")),
                 None => key,
+            },
+            module: match &global.sysctl {
+                Some(directory) => module.below(directory),
+                None => module,
             },
             hooks,
             config: config.map_or_else(Directories::system, Directories::single),
@@ -152,8 +160,9 @@ fn name(command: &Command) -> &'static str {
         Command::Install(asked) => match asked.hook {
             Hook::Core => "install core",
             Hook::Key => "install key",
+            Hook::Module => "install module",
         },
-        Command::Uninstall { .. } => "uninstall",
+        Command::Uninstall(_) => "uninstall",
         Command::Generate { .. } => "generate",
         Command::LookAtCore(_) => "look-at-core",
         Command::SelfTestChild { .. } => "self-test-child",

@@ -7,6 +7,7 @@ mod finding;
 mod host;
 mod kernel;
 mod key;
+mod module;
 mod places;
 mod service;
 mod sysctl_d;
@@ -25,9 +26,13 @@ use finding::{Finding, Level};
 use host::Host;
 
 /// Everything that is looked at, in the order in which it is told.
-const CHECKS: [fn(&Host<'_>) -> Finding; 18] = [
+const CHECKS: [fn(&Host<'_>) -> Finding; 22] = [
     places::hook,
     key::hook,
+    module::hook,
+    module::modprobe,
+    module::askers,
+    module::diversions,
     places::program,
     places::boot,
     places::sysctl_d,

@@ -13,6 +13,7 @@ use upcalld::hooks::errno_name;
 use upcalld::hooks::install::InstallError;
 use upcalld::hooks::key::KeyHookError;
 use upcalld::hooks::key::line::LineError;
+use upcalld::hooks::module::ModuleHookError;
 use upcalld::hooks::pattern::Pattern;
 use upcalld::hooks::sysctl::SysctlError;
 use upcalld::store::records::RecordError;
@@ -89,6 +90,9 @@ pub(crate) enum Failure {
     /// The key hook cannot be put in or taken out.
     #[error(transparent)]
     InstallKey(KeyHookError),
+    /// The module hook cannot be put in or taken out.
+    #[error(transparent)]
+    InstallModule(ModuleHookError),
     /// The hook was put in, did not work, and is out again.
     #[error("self-test failed: {what}")]
     SelfTest {
@@ -229,6 +233,7 @@ impl Failure {
             | Self::Odd(_) => 1,
             Self::Install(_)
             | Self::InstallKey(_)
+            | Self::InstallModule(_)
             | Self::SelfTest { .. }
             | Self::NoSocket { .. } => 6,
         }
@@ -293,11 +298,19 @@ impl Failure {
                     return None;
                 }
             },
-            Self::InstallKey(KeyHookError::Program { .. }) => {
+            Self::InstallKey(KeyHookError::Shim(_))
+            | Self::InstallModule(ModuleHookError::Shim(_)) => {
                 "make install, or name the directory it is in with --libexec".to_owned()
             }
             Self::InstallKey(KeyHookError::Another(_)) => {
                 "upcallctl with that one's --config, uninstall key; then again".to_owned()
+            }
+            Self::InstallModule(ModuleHookError::Another(_)) => {
+                "upcallctl with that one's --config, uninstall module; then again".to_owned()
+            }
+            Self::InstallModule(ModuleHookError::Disabled(_)) => {
+                "if it is to load modules again: sysctl kernel.modprobe=/sbin/modprobe; then again"
+                    .to_owned()
             }
             Self::InstallKey(KeyHookError::Divert(_)) => {
                 "dpkg-divert --list '*request-key*' says who else wants it".to_owned()
@@ -314,6 +327,7 @@ impl Failure {
             | Self::Records(_)
             | Self::File { .. }
             | Self::InstallKey(_)
+            | Self::InstallModule(_)
             | Self::Odd(_) => return None,
         })
     }
@@ -333,6 +347,7 @@ impl Failure {
             | Self::File { .. }
             | Self::Install(_)
             | Self::InstallKey(_)
+            | Self::InstallModule(_)
             | Self::NoSocket { .. }
             | Self::NoRules
             | Self::Odd(_) => Vec::new(),

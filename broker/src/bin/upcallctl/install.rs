@@ -13,10 +13,12 @@ use upcalld::hooks::sysctl_d::SysctlD;
 use crate::cli::{self, InstallArgs};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::format;
 use crate::output::{complain, print, print_json};
 use crate::self_test;
 
 mod key;
+mod module;
 mod report;
 
 pub(crate) use report::Sysctls;
@@ -40,10 +42,65 @@ impl Drop for Unharmed {
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {
+    let only = |option: &str, hook: &str| Failure::Usage {
+        what: format!("--{option} is for {hook}"),
+        help: "without it".to_owned(),
+    };
+    if asked.mode != cli::Mode::Auto && asked.hook == cli::Hook::Module {
+        return Err(only("mode", "core and key"));
+    }
+    if asked.again && asked.hook != cli::Hook::Module {
+        return Err(only("again", "module"));
+    }
     match asked.hook {
         cli::Hook::Core => core(context, asked),
         cli::Hook::Key => key::run(context, asked),
+        cli::Hook::Module => module::run(context, asked),
     }
+}
+
+/// Before anything is changed: without a daemon there would be nothing to try.
+fn test(context: &Context, asked: &InstallArgs) -> Result<Option<self_test::Test>, Failure> {
+    let test = (!asked.no_self_test).then(|| self_test::Test::prepare(context));
+    test.transpose()
+}
+
+/// What was tried works, and it says how long that took; or what was put in is taken out again.
+fn settled<E: std::fmt::Display>(
+    context: &Context,
+    tried: Option<Result<Duration, self_test::Problem>>,
+    place: &str,
+    undo: impl FnOnce() -> Result<(), E>,
+) -> Result<Option<Duration>, Failure> {
+    let problem = match tried {
+        None => return Ok(None),
+        Some(Ok(took)) => return Ok(Some(took)),
+        Some(Err(problem)) => problem,
+    };
+    let what = match undo() {
+        Ok(()) => format!("{problem}; {place} is what it was again"),
+        Err(error) => format!("{problem}; and {place} could not be put back: {error}"),
+    };
+    Err(Failure::SelfTest {
+        what,
+        notes: Vec::new(),
+        help: format!(
+            "journalctl -u upcalld -n 20; is {} this upcalld's?",
+            context.run.display()
+        ),
+    })
+}
+
+/// What is said of a self-test: `did` is what the child did.
+fn tried(did: &str, took: Option<Duration>) -> String {
+    let Some(took) = took else {
+        return "not tried (--no-self-test)".to_owned();
+    };
+    let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    format!(
+        "self-test: a child of this command {did}, its record came after {}",
+        format::duration(took)
+    )
 }
 
 fn core(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {

@@ -74,9 +74,9 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Check { files } => check::run(context, &files),
         Command::Reload => reload::run(context),
         Command::Install(asked) => install::run(context, &asked),
-        Command::Uninstall { hook } => uninstall::run(context, hook),
+        Command::Uninstall(asked) => uninstall::run(context, &asked),
         Command::Generate { what, directory } => generate::run(what, &directory),
         Command::LookAtCore(asked) => cores::worker::run(&asked),
-        Command::SelfTestChild { key } => self_test::child(key),
+        Command::SelfTestChild { hook } => self_test::child(hook),
     }
 }

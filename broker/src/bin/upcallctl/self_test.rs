@@ -1,16 +1,20 @@
-//! The live self-test of a hook: a child of ours crashes or asks for a key, and its record must come.
+//! The live self-test of a hook: a child of ours crashes, or asks for a key or a module, and its record must come.
 
+use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use nix::poll::{PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use upcall_helpers::sys::keys;
+use upcalld::linux::modreq;
 
+use crate::cli::Hook;
 use crate::client::{CallError, Client};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -46,6 +50,9 @@ pub(crate) enum Problem {
         /// Whether the record came.
         recorded: bool,
     },
+    /// No record came.
+    #[error("a child asked for a module and upcalld did not hear of it within {} s", WITHIN.as_secs())]
+    NoModule,
     /// There is no child.
     #[error("no child could be started: {0}")]
     Child(std::io::Error),
@@ -67,7 +74,7 @@ impl Test {
     /// Lets a child crash; says how long its record took.
     pub(crate) fn run(mut self, context: &Context) -> Result<Duration, Problem> {
         let _ = context;
-        let mut child = spawn(None).map_err(Problem::Child)?;
+        let mut child = spawn(Hook::Core).map_err(Problem::Child)?;
         let waited = self.wait_for(&mut child);
         // A dump that nobody reads would go on for ever.
         let ended = match &waited {
@@ -87,8 +94,7 @@ impl Test {
 
     /// Has a child ask for a key of type `user`; says how long its record took.
     pub(crate) fn run_key(mut self) -> Result<Duration, Problem> {
-        let description = format!("upcalld:self-test:{}", std::process::id());
-        let mut child = spawn(Some(&description)).map_err(Problem::Child)?;
+        let mut child = spawn(Hook::Key).map_err(Problem::Child)?;
         // It cannot be ended while it waits, and whoever answers keys refuses in time.
         let took = self.wait_for(&mut child)?;
         let took = took.ok_or(Problem::NoKey { recorded: false })?;
@@ -101,6 +107,15 @@ impl Test {
         }
         let got = ended.is_some_and(|status| status.success());
         got.then_some(took).ok_or(Problem::NoKey { recorded: true })
+    }
+
+    /// Has a child ask for a module that nobody has; says how long its record took.
+    pub(crate) fn run_module(mut self) -> Result<Duration, Problem> {
+        let mut child = spawn(Hook::Module).map_err(Problem::Child)?;
+        let took = self.wait_for(&mut child)?;
+        // Whoever answers modules does so in time.
+        child.wait().map_err(Problem::Child)?;
+        took.ok_or(Problem::NoModule)
     }
 
     /// Tells the daemon and then the child; `None`: no record came in time.
@@ -134,10 +149,12 @@ fn is_of(news: &Value, pid: u32) -> bool {
     clippy::disallowed_methods,
     reason = "this process is the admin's command and its child only crashes or asks"
 )]
-fn spawn(key: Option<&str>) -> std::io::Result<Child> {
+fn spawn(hook: Hook) -> std::io::Result<Child> {
+    let hook = hook.to_possible_value();
+    let hook = hook.map(|value| value.get_name().to_owned());
     Command::new("/proc/self/exe")
         .arg("self-test-child")
-        .args(key)
+        .args(hook)
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -147,19 +164,25 @@ fn spawn(key: Option<&str>) -> std::io::Result<Child> {
 }
 
 /// The child: waits for a byte, then crashes or asks. Without a byte its parent has gone, and nothing is to be tried.
-pub(crate) fn child(key: Option<String>) -> Result<(), Failure> {
+pub(crate) fn child(hook: Hook) -> Result<(), Failure> {
     let mut byte = [0; 1];
     let read = std::io::stdin().read(&mut byte);
     if !read.is_ok_and(|count| count == 1) {
         return Ok(());
     }
-    if let Some(description) = key {
-        let description = std::ffi::CString::new(description).unwrap_or_default();
-        return match keys::request(c"user", &description, c"upcalld") {
-            Ok(_) => Ok(()),
-            Err(errno) => Err(Failure::Odd(format!("{errno:?}"))),
-        };
-    }
+    let result = match hook {
+        Hook::Core => crash(),
+        Hook::Key => {
+            let description = format!("upcalld:self-test:{}", std::process::id());
+            let description = CString::new(description).unwrap_or_default();
+            keys::request(c"user", &description, c"upcalld").map(drop)
+        }
+        Hook::Module => modreq::want_file_system(c"upcalld-self-test"),
+    };
+    result.map_err(|errno| Failure::Odd(format!("{errno:?}")))
+}
+
+fn crash() -> ! {
     // Not the name of the link it was started by.
     let _ = prctl::set_name(c"upcallctl");
     // A core limit of exactly 1 would tell the kernel that this is a handler's own crash.

@@ -129,6 +129,10 @@ impl State {
         core || self.key.state == "lost"
     }
 
+    fn has_bad_module_hook(&self) -> bool {
+        self.daemon.module.state == "foreign"
+    }
+
     fn has_mistakes(&self) -> bool {
         self.errors_on_disk.is_some_and(|errors| errors > 0)
     }
@@ -139,7 +143,12 @@ impl State {
 
     /// How many things need the admin.
     fn needs(&self) -> usize {
-        let needs = [self.has_bad_hook(), self.has_mistakes(), self.has_spooled()];
+        let needs = [
+            self.has_bad_hook(),
+            self.has_bad_module_hook(),
+            self.has_mistakes(),
+            self.has_spooled(),
+        ];
         needs.into_iter().filter(|needs| *needs).count()
     }
 }

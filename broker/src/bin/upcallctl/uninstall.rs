@@ -6,14 +6,18 @@ use upcalld::explain;
 use upcalld::hooks::install::{Uninstalled, uninstall};
 use upcalld::hooks::key::Standing;
 use upcalld::hooks::key::line::Lines;
+use upcalld::hooks::module::Uninstalled as Modprobe;
 use upcalld::store::space;
 
-use crate::cli::Hook;
+use crate::cli::{Hook, UninstallArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format;
 use crate::install::{Sysctls, failed};
 use crate::output::{print, print_json};
+
+/// The word for a hook that never was ours.
+const NOT_INSTALLED: &str = "not_installed";
 
 /// The JSON document.
 #[derive(Serialize)]
@@ -28,11 +32,14 @@ struct Document<'a> {
     /// What became of the key hook, where that was asked for too.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'static str>,
+    /// And of the module hook.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module: Option<&'static str>,
 }
 
-/// The JSON document of the key hook alone.
+/// The JSON document of another hook alone.
 #[derive(Serialize)]
-struct KeyDocument {
+struct OtherDocument {
     schema: &'static str,
     version: u32,
     hook: &'static str,
@@ -40,64 +47,106 @@ struct KeyDocument {
     state: &'static str,
 }
 
+/// What became of another hook than core.
+struct Other {
+    state: &'static str,
+    text: String,
+}
+
 /// Runs the command.
-pub(crate) fn run(context: &Context, hook: Option<Hook>) -> Result<(), Failure> {
+pub(crate) fn run(context: &Context, asked: &UninstallArgs) -> Result<(), Failure> {
+    if asked.for_now && asked.hook != Some(Hook::Module) {
+        return Err(Failure::Usage {
+            what: "--for-now is for module".to_owned(),
+            help: "without it".to_owned(),
+        });
+    }
     if !nix::unistd::Uid::effective().is_root() {
         return Err(Failure::root_only(context));
     }
-    let key = match hook {
-        Some(Hook::Core) => None,
-        None | Some(Hook::Key) => Some(key(context)),
-    };
-    match (hook, key) {
-        (Some(Hook::Key), Some(state)) if context.json.is_some() => print_json(&KeyDocument {
-            schema: "upcalld.uninstall",
-            version: 1,
-            hook: "key",
-            state: state?,
-        }),
-        (Some(Hook::Key), Some(state)) => print(&key_text(context, state?)),
-        // One that cannot be given back is no reason to keep the other.
-        (_, Some(Err(error))) => core(context, None).and(Err(error)),
-        (_, key) => core(context, key.and_then(Result::ok)),
+    match asked.hook {
+        Some(Hook::Core) => core(context, None, None),
+        Some(Hook::Key) => alone(context, "key", key(context)?),
+        Some(Hook::Module) => alone(context, "module", module(context, asked.for_now)?),
+        None => {
+            // One that cannot be given back is no reason to keep the others.
+            let (key, module) = (key(context), module(context, false));
+            let (given, kept) = (key.as_ref().ok(), module.as_ref().ok());
+            core(context, given, kept)?;
+            key.and(module).map(drop)
+        }
     }
 }
 
-/// Gives /sbin/request-key back, or takes our lines out; says what became of it.
-fn key(context: &Context) -> Result<&'static str, Failure> {
-    let lines = context.key.lines().uninstall();
-    if let Lines::Ours(_) = lines.map_err(Failure::InstallKey)? {
-        return Ok("lines_removed");
+fn alone(context: &Context, hook: &'static str, other: Other) -> Result<(), Failure> {
+    if context.json.is_none() {
+        return print(&other.text);
     }
-    let installed = context.key.path().exists();
-    let standing = context.key.uninstall().map_err(Failure::InstallKey)?;
-    Ok(match (standing, installed) {
-        (Standing::Ours, _) => "restored",
-        (_, true) => "foreign",
-        (_, false) => "not_installed",
+    print_json(&OtherDocument {
+        schema: "upcalld.uninstall",
+        version: 1,
+        hook,
+        state: other.state,
     })
 }
 
-fn key_text(context: &Context, state: &str) -> String {
+/// Gives /sbin/request-key back, or takes our lines out.
+fn key(context: &Context) -> Result<Other, Failure> {
+    let lines = context.key.lines();
+    if let Lines::Ours(_) = lines.uninstall().map_err(Failure::InstallKey)? {
+        let file = lines.path();
+        let text = format!(
+            "key: {} is removed; {} goes by what is left\n",
+            file.display(),
+            context.key.place().display()
+        );
+        let state = "lines_removed";
+        return Ok(Other { state, text });
+    }
+    let installed = context.key.path().exists();
+    let standing = context.key.uninstall().map_err(Failure::InstallKey)?;
     let place = context.key.place();
     let place = place.display();
-    match state {
-        "lines_removed" => {
-            let file = context.key.lines().path();
-            format!(
-                "key: {} is removed; {place} goes by what is left\n",
-                file.display()
-            )
-        }
-        "restored" => format!("key: {place} is again what it was before us\n"),
-        "foreign" => format!(
-            "key: {place} was not ours any more and is left alone; our file about it is removed\n"
+    let (state, text) = match (standing, installed) {
+        (Standing::Ours, _) => (
+            "restored",
+            format!("key: {place} is again what it was before us\n"),
         ),
-        _ => "key: not installed\n".to_owned(),
-    }
+        (_, true) => (
+            "foreign",
+            format!(
+                "key: {place} was not ours any more and is left alone; our file about it is removed\n"
+            ),
+        ),
+        (_, false) => (NOT_INSTALLED, "key: not installed\n".to_owned()),
+    };
+    Ok(Other { state, text })
 }
 
-fn core(context: &Context, key: Option<&'static str>) -> Result<(), Failure> {
+/// Gives kernel.modprobe back.
+fn module(context: &Context, for_now: bool) -> Result<Other, Failure> {
+    let done = context.module.uninstall(for_now);
+    let (state, text) = match done.map_err(Failure::InstallModule)? {
+        Modprobe::Restored(value) => (
+            "restored",
+            format!(
+                "module: kernel.modprobe is back to {}; read back\n",
+                printable(&value)
+            ),
+        ),
+        Modprobe::Foreign(value) => (
+            "foreign",
+            format!(
+                "module: kernel.modprobe was not ours any more and is left alone: {}\n",
+                shown(&value)
+            ),
+        ),
+        Modprobe::NotInstalled => (NOT_INSTALLED, "module: not installed\n".to_owned()),
+    };
+    Ok(Other { state, text })
+}
+
+fn core(context: &Context, key: Option<&Other>, module: Option<&Other>) -> Result<(), Failure> {
     let lock = context.sysctl.lock();
     let lock = lock.map_err(|error| failed(context, error.into()))?;
     if let Some(file) = &context.sysctl_d {
@@ -119,12 +168,14 @@ fn core(context: &Context, key: Option<&'static str>) -> Result<(), Failure> {
             hook: "core",
             state,
             current: standing.into(),
-            key,
+            key: key.map(|other| other.state),
+            module: module.map(|other| other.state),
         });
     }
-    let key = key.filter(|state| *state != "not_installed");
-    let key = key.map(|state| key_text(context, state));
-    print(&(key.unwrap_or_default() + &text(&done) + &kept(context)))
+    let others = [key, module].into_iter().flatten();
+    let others = others.filter(|other| other.state != NOT_INSTALLED);
+    let others: String = others.map(|other| other.text.as_str()).collect();
+    print(&(others + &text(&done) + &kept(context)))
 }
 
 fn text(done: &Uninstalled) -> String {

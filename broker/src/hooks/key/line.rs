@@ -152,7 +152,7 @@ impl KeyLines<'_> {
     /// # Errors
     /// See [`LineError`].
     pub fn plan(&self, kinds: &[String]) -> Result<Vec<Line>, KeyHookError> {
-        for path in [&self.hook.program, &self.hook.hooks] {
+        for path in [&self.hook.shim.program, &self.hook.shim.hooks] {
             let fits = |text: &str| !text.contains([' ', '\t', '\'', '"', '%', '\n']);
             if !path.to_str().is_some_and(fits) {
                 return Err(LineError::Path(path.clone()).into());
@@ -198,14 +198,14 @@ impl KeyLines<'_> {
     /// # Errors
     /// See [`KeyHookError`]; everything is as it was then.
     pub fn install(&self, lines: &[Line], trial: Option<&str>) -> Result<Before, KeyHookError> {
-        self.hook.check_program()?;
+        self.hook.shim.check()?;
         let before = Before {
             lines: secure::read_file(&self.path(), SIZE_MAX).ok(),
             file: secure::read_file(&self.hook.path(), SIZE_MAX).ok(),
         };
         let put_in = || {
             let text = self.hook.text(Path::new(NOBODY));
-            file::write(&self.hook.hooks, "key", text.as_bytes())?;
+            file::write(&self.hook.shim.hooks, "key", text.as_bytes())?;
             self.write(lines, trial)?;
             lines.iter().try_for_each(|line| self.check(line))
         };
@@ -250,7 +250,7 @@ impl KeyLines<'_> {
     /// See [`KeyHookError`].
     pub fn undo(&self, before: &Before) -> Result<(), KeyHookError> {
         put_back(&self.directory(), FILE, before.lines.as_deref())?;
-        put_back(&self.hook.hooks, "key", before.file.as_deref())
+        put_back(&self.hook.shim.hooks, "key", before.file.as_deref())
     }
 
     /// Removes the lines, if they are ours, and the hook's file. Returns what there was.
@@ -261,7 +261,7 @@ impl KeyLines<'_> {
         let standing = self.standing();
         if let Lines::Ours(_) = &standing {
             file::remove(&self.directory(), FILE)?;
-            file::remove(&self.hook.hooks, "key")?;
+            file::remove(&self.hook.shim.hooks, "key")?;
         }
         Ok(standing)
     }
@@ -304,11 +304,11 @@ impl KeyLines<'_> {
 
     /// What starts the command of every line of this upcalld.
     fn command(&self) -> String {
-        let program = self.hook.program.display();
-        let hooks = if self.hook.is_default() {
+        let program = self.hook.shim.program.display();
+        let hooks = if self.hook.shim.is_default() {
             String::new()
         } else {
-            format!(" --hooks={}", self.hook.hooks.display())
+            format!(" --hooks={}", self.hook.shim.hooks.display())
         };
         format!("{program}{hooks} {WORDS}")
     }

@@ -114,10 +114,8 @@ fn what_a_package_took_back_is_seen_and_is_what_comes_back() {
 #[test]
 fn another_upcallds_and_a_shim_of_anybodys_are_left() {
     let Some(host) = host() else { return };
-    let other = KeyHook {
-        hooks: host.directory.path().join("other"),
-        ..host.hook.clone()
-    };
+    let mut other = host.hook.clone();
+    other.shim.hooks = host.directory.path().join("other");
     other.install().unwrap();
     assert!(matches!(host.hook.install(), Err(KeyHookError::Another(_))));
     assert_eq!(host.hook.uninstall().unwrap(), Standing::Another);
@@ -125,9 +123,6 @@ fn another_upcallds_and_a_shim_of_anybodys_are_left() {
     other.uninstall().unwrap();
     let shim = host.directory.path().join("libexec/request-key");
     std::fs::set_permissions(shim, PermissionsExt::from_mode(0o777)).unwrap();
-    assert!(matches!(
-        host.hook.install(),
-        Err(KeyHookError::Program { .. })
-    ));
+    assert!(matches!(host.hook.install(), Err(KeyHookError::Shim(_))));
     assert_eq!(host.program(), "theirs");
 }

@@ -196,9 +196,7 @@ pub fn pid_from_namespace(namespace: BorrowedFd<'_>, pid: i32) -> Result<u32, Er
 /// # Errors
 /// The first call that failed; `EBUSY` for a cgroup v1 hierarchy with these controllers that cannot be had.
 pub fn detached_mount(kind: &CStr, options: &[(&CStr, Option<&CStr>)]) -> Result<OwnedFd, Errno> {
-    // SAFETY: fsopen reads one terminated string.
-    let context = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) };
-    let context = own(i32::try_from(Errno::result(context)?).map_err(|_| Errno::EBADF)?)?;
+    let context = open_file_system(kind)?;
     for (name, value) in options {
         let command = if value.is_some() {
             abi::FSCONFIG_SET_STRING
@@ -219,6 +217,16 @@ pub fn detached_mount(kind: &CStr, options: &[(&CStr, Option<&CStr>)]) -> Result
         )
     };
     own(i32::try_from(Errno::result(mount)?).map_err(|_| Errno::EBADF)?)
+}
+
+/// A file system of this kind that is not made yet: fsopen(2), 5.2.
+///
+/// # Errors
+/// As fsopen(2): `ENODEV` for a kind that the kernel has no module of either.
+pub fn open_file_system(kind: &CStr) -> Result<OwnedFd, Errno> {
+    // SAFETY: fsopen reads one terminated string.
+    let context = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) };
+    own(i32::try_from(Errno::result(context)?).map_err(|_| Errno::EBADF)?)
 }
 
 fn configure(

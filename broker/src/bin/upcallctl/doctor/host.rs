@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use upcall_config::settings::Settings;
 use upcalld::control::Status;
 use upcalld::hooks::key::KeyHook;
+use upcalld::hooks::module::ModuleHook;
 use upcalld::hooks::sysctl::CoreSysctl;
 use upcalld::policy;
 
@@ -103,6 +104,16 @@ impl<'a> Host<'a> {
             hook
         } else {
             hook.below(&self.path("sbin"))
+        }
+    }
+
+    /// The module hook.
+    pub(super) fn module(&self) -> ModuleHook {
+        let hook = self.context.module.clone();
+        if self.root == Path::new("/") {
+            hook
+        } else {
+            hook.below(&self.path("proc/sys/kernel"))
         }
     }
 

@@ -60,26 +60,39 @@ pub(super) fn pidfd(host: &Host<'_>) -> Finding {
     }
 }
 
-/// With what the kernel starts its helpers.
-pub(super) fn bset(host: &Host<'_>) -> Finding {
-    const NAME: &str = "bset";
+/// Whether the kernel starts its helpers without this capability.
+pub(super) fn lacks(host: &Host<'_>, capability: &str) -> bool {
+    bset_lacks(host).is_ok_and(|missing| missing.iter().any(|name| name == capability))
+}
+
+/// Capabilities that the kernel starts its helpers without.
+fn bset_lacks(host: &Host<'_>) -> Result<Vec<String>, String> {
     const PATH: &str = "proc/sys/kernel/usermodehelper/bset";
     let text = match host.read(PATH) {
         Text::Is(text) => text,
-        Text::None => return Finding::unknown(NAME, format!("/{PATH} is not there")),
-        Text::Closed(why) => return Finding::unknown(NAME, why),
+        Text::None => return Err(format!("/{PATH} is not there")),
+        Text::Closed(why) => return Err(why),
     };
     let mut halves = text.split_whitespace().map(str::parse::<u64>);
     let (Some(Ok(low)), Some(Ok(high))) = (halves.next(), halves.next()) else {
-        return Finding::unknown(NAME, format!("/{PATH} is {text:?}"));
+        return Err(format!("/{PATH} is {text:?}"));
     };
     let last = host.read("proc/sys/kernel/cap_last_cap").ok();
     let last = last.and_then(|last| last.trim().parse().ok());
     let all = all_up_to(last.unwrap_or(capability::COUNT - 1));
-    let missing = capability::names(all & !(high << 32 | low));
-    if missing.is_empty() {
-        return Finding::ok(NAME, "the kernel's helpers have all capabilities");
-    }
+    Ok(capability::names(all & !(high << 32 | low)))
+}
+
+/// With what the kernel starts its helpers.
+pub(super) fn bset(host: &Host<'_>) -> Finding {
+    const NAME: &str = "bset";
+    let missing = match bset_lacks(host) {
+        Ok(missing) if missing.is_empty() => {
+            return Finding::ok(NAME, "the kernel's helpers have all capabilities");
+        }
+        Ok(missing) => missing,
+        Err(why) => return Finding::unknown(NAME, why),
+    };
     let line = sysctl_d::last(host, "kernel.usermodehelper.bset");
     let by = line.map_or_else(
         || "a program that ran since the boot".to_owned(),

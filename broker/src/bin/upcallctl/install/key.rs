@@ -1,21 +1,22 @@
 //! `upcallctl install key`: our program goes to /sbin/request-key, or a line to it, is tried, and goes out again if it does
 //! not work.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use upcalld::hooks::key::{KeyHook, KeyHookError, Standing};
+use upcalld::hooks::key::{KeyHook, Standing};
 
-use super::Unharmed;
+use super::{Unharmed, settled, test, tried};
 use crate::cli::{InstallArgs, Mode};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::format;
 use crate::output::{print, print_json};
 use crate::self_test;
 
 mod line;
+
+/// What the child of the self-test did.
+const ASKED: &str = "asked for a key and got it";
 
 /// The JSON document.
 #[derive(Serialize)]
@@ -69,54 +70,10 @@ fn program(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {
     let test = test(context, asked)?;
     let _unharmed = Unharmed::new();
     let before = hook.install().map_err(Failure::InstallKey)?;
-    let undo = || hook.undo(&before);
-    let took = tried(context, test, &hook.place(), undo)?;
+    let place = hook.place().display().to_string();
+    let tried = test.map(self_test::Test::run_key);
+    let took = settled(context, tried, &place, || hook.undo(&before))?;
     answer(context, took, false, &done(context, took))
-}
-
-/// Before anything is changed: without a daemon there would be nothing to try.
-fn test(context: &Context, asked: &InstallArgs) -> Result<Option<self_test::Test>, Failure> {
-    let test = (!asked.no_self_test).then(|| self_test::Test::prepare(context));
-    test.transpose()
-}
-
-/// Tries it, and undoes it where it does not work; says how long a key took.
-fn tried(
-    context: &Context,
-    test: Option<self_test::Test>,
-    place: &Path,
-    undo: impl FnOnce() -> Result<(), KeyHookError>,
-) -> Result<Option<Duration>, Failure> {
-    let problem = match test.map(self_test::Test::run_key) {
-        None => return Ok(None),
-        Some(Ok(took)) => return Ok(Some(took)),
-        Some(Err(problem)) => problem,
-    };
-    let place = place.display();
-    let what = match undo() {
-        Ok(()) => format!("{problem}; {place} is what it was again"),
-        Err(error) => format!("{problem}; and {place} could not be put back: {error}"),
-    };
-    Err(Failure::SelfTest {
-        what,
-        notes: Vec::new(),
-        help: format!(
-            "journalctl -u upcalld -n 20; is {} this upcalld's?",
-            context.run.display()
-        ),
-    })
-}
-
-/// What became of the self-test, in words.
-fn tried_text(took: Option<Duration>) -> String {
-    let Some(took) = took else {
-        return "not tried (--no-self-test)".to_owned();
-    };
-    let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    format!(
-        "self-test: a child of this command asked for a key and got it, its record came after {}",
-        format::duration(took)
-    )
 }
 
 fn dry(hook: &KeyHook, standing: &Standing) -> String {
@@ -143,7 +100,7 @@ fn dry(hook: &KeyHook, standing: &Standing) -> String {
 }
 
 fn done(context: &Context, took: Option<Duration>) -> String {
-    let tried = tried_text(took);
+    let tried = tried(ASKED, took);
     format!(
         "key: ours; {tried}\n     `pass` means {} (undo: {})\n",
         context.key.was().display(),

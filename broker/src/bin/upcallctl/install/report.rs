@@ -132,16 +132,7 @@ pub(super) fn done(
     took: Option<Duration>,
     note: Option<&str>,
 ) -> String {
-    let tried = took.map_or_else(
-        || "not tried (--no-self-test)".to_owned(),
-        |took| {
-            let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            format!(
-                "self-test: a child of this command crashed, its record came after {}",
-                format::duration(took)
-            )
-        },
-    );
+    let tried = super::tried("crashed", took);
     let previous = printable(planned.file.previous.text());
     let mode = planned.ours.pattern.mode();
     let note = note.map_or_else(String::new, |note| format!("      {note}\n"));
@@ -193,9 +184,10 @@ pub(super) fn self_test_failed(
             ),
         ),
         (None, Problem::Elsewhere) => (None, "give both the same --config DIR".to_owned()),
-        (None, Problem::Daemon(_) | Problem::Child(_) | Problem::NoKey { .. }) => {
-            (None, "see what it says, then again".to_owned())
-        }
+        (
+            None,
+            Problem::Daemon(_) | Problem::Child(_) | Problem::NoKey { .. } | Problem::NoModule,
+        ) => (None, "see what it says, then again".to_owned()),
     };
     Failure::SelfTest {
         what,

@@ -12,6 +12,7 @@ pub(super) fn text(state: &State, context: &Context) -> String {
     let mut lines = vec![title(state, look)];
     lines.extend(hook(state, context));
     lines.extend(key(state, context));
+    lines.extend(module(state, context));
     lines.extend(rules(state, context));
     lines.push(row("last hour", "", false, &hour(state), look));
     lines.extend(space(state, context));
@@ -141,6 +142,36 @@ fn key(state: &State, context: &Context) -> Vec<String> {
     lines
 }
 
+/// The module hook, where it is or was ours.
+fn module(state: &State, context: &Context) -> Vec<String> {
+    let (module, look) = (&state.daemon.module, &context.look);
+    let previous = module.previous.as_deref().unwrap_or("?");
+    let previous = upcall_config::text::printable(previous);
+    match (module.state.as_str(), &module.foreign) {
+        ("ours", _) => {
+            let by = match module.evidence.as_deref() {
+                Some("kprobe") => "who asks: by kprobe",
+                Some(_) => "who asks: by a scan (upcallctl doctor)",
+                None => "nobody asked yet",
+            };
+            let text = format!("ours: kernel.modprobe   before us: {previous}   {by}");
+            vec![row("", "module", false, &text, look)]
+        }
+        ("foreign", Some(value)) => {
+            let since = module.foreign_since.unwrap_or(state.daemon.checked);
+            let since = format::clock(format::timestamp(since), look.now, &look.zone);
+            let value = upcall_config::text::printable(value);
+            let text = format!("foreign since {since}: {value}      before us: {previous}");
+            vec![
+                row("", "module", true, &text, look),
+                more("modules since then are loaded by that, and no rule applies to them"),
+                more(&format!("help: {}", context.typed("install module"))),
+            ]
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn rules(state: &State, context: &Context) -> Vec<String> {
     let (daemon, look) = (&state.daemon, &context.look);
     let loaded = format!(
@@ -259,7 +290,7 @@ mod tests {
     use crate::status::Key;
     use clap::Parser;
     use std::collections::BTreeMap;
-    use upcalld::control::Status;
+    use upcalld::control::{ModuleStatus, Status};
 
     fn context(utf8: bool) -> Context {
         let cli = Cli::parse_from(["upcallctl", "status"]);
@@ -298,6 +329,7 @@ mod tests {
                 checked: micros("2026-11-22T13:05:18Z"),
                 previous: Some("|/usr/lib/systemd/systemd-coredump %P %u".into()),
                 hook_file_problem: None,
+                module: ModuleStatus::default(),
                 keep_free: 2 << 30,
                 kernel_socket: None,
                 mode: Some("pipe".into()),
@@ -346,6 +378,33 @@ mod tests {
         assert!(state.degraded);
         insta::assert_snapshot!(text(&state, &context(true)));
         insta::assert_snapshot!("in_ascii", text(&state, &context(false)));
+    }
+
+    #[test]
+    fn the_module_hook_too() {
+        let mut state = healthy();
+        state.daemon.module = ModuleStatus {
+            state: "ours".into(),
+            previous: Some("/sbin/modprobe".into()),
+            evidence: Some("kprobe".into()),
+            ..ModuleStatus::default()
+        };
+        let ours = text(&state, &context(true));
+        state.daemon.module.evidence = Some("scan".into());
+        let scanned = text(&state, &context(true));
+        state.daemon.module.state = "foreign".into();
+        state.daemon.module.foreign = Some("/bin/false".into());
+        state.daemon.module.foreign_since = Some(micros("2026-11-22T12:58:10Z"));
+        assert_eq!(state.needs(), 1);
+        let foreign = text(&state, &context(true));
+        let line = |text: &str| -> String {
+            let lines = text.lines().skip_while(|line| !line.contains("module"));
+            lines
+                .take_while(|line| !line.contains("policy"))
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        insta::assert_snapshot!([ours, scanned, foreign].map(|page| line(&page)).join("\n"));
     }
 
     #[test]

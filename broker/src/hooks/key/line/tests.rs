@@ -127,8 +127,8 @@ fn what_cannot_be_put_behind_a_line_is_refused() {
     assert!(lines.path().exists());
     std::fs::remove_file(lines.path()).unwrap();
     let mut other = host.hook.clone();
-    other.program = host.directory.path().join("libexec/other-request-key");
-    std::fs::copy(&host.hook.program, &other.program).unwrap();
+    other.shim.program = host.directory.path().join("libexec/other-request-key");
+    std::fs::copy(&host.hook.shim.program, &other.shim.program).unwrap();
     let wanted = other.lines().plan(&kinds(&["user"])).unwrap();
     other.lines().install(&wanted, None).unwrap();
     assert!(matches!(refused("user"), KeyHookError::Another(_)));

@@ -6,11 +6,13 @@ use serde::Serialize;
 use upcall_config::keytype;
 use upcalld::hooks::key::line::{Line, Lines};
 
-use super::{Unharmed, test, tried, tried_text};
+use super::super::{settled, tried};
+use super::{ASKED, Unharmed, test};
 use crate::cli::InstallArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
+use crate::self_test;
 
 /// The keys of the self-test.
 const TRIAL: &str = "upcalld:self-test:*";
@@ -59,7 +61,9 @@ pub(super) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure>
     let trial = test.is_some().then_some(TRIAL);
     let before = lines.install(&planned, trial);
     let before = before.map_err(Failure::InstallKey)?;
-    let took = tried(context, test, &lines.path(), || lines.undo(&before))?;
+    let place = lines.path().display().to_string();
+    let tried = test.map(self_test::Test::run_key);
+    let took = settled(context, tried, &place, || lines.undo(&before))?;
     lines.tried(&planned).map_err(Failure::InstallKey)?;
     answer(context, &planned, took, false)
 }
@@ -99,7 +103,7 @@ fn text(
     let mut lines = vec![if dry_run {
         format!("{file}  written: a line for each type, and what `pass` means there")
     } else {
-        format!("key: ours by {file}; {}", tried_text(took))
+        format!("key: ours by {file}; {}", tried(ASKED, took))
     }];
     let width = planned.iter().map(|line| line.kind.len()).max();
     let width = width.unwrap_or(0);

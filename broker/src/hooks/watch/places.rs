@@ -1,0 +1,124 @@
+//! What is watched: how each hook is looked at and taken back.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::super::file::CoreHook;
+use super::super::module::{ModuleHook, Standing as Modprobe};
+use super::super::sysctl::{CoreSysctl, Standing, SysctlError};
+
+/// What the kernel and the hook's file say.
+pub(super) enum Found {
+    NotInstalled,
+    Ours,
+    Foreign(String),
+}
+
+/// A hook.
+pub(super) trait Place: Debug {
+    /// As people call it.
+    fn name(&self) -> &'static str;
+    /// The kernel's setting.
+    fn setting(&self) -> &'static str;
+    /// A file that cannot be used was installed all the same.
+    fn found(&self) -> Found;
+    /// Puts ours back, unless somebody of ours is at work there: it may be an `uninstall`. Returns whether it is ours.
+    fn take_back(&self) -> Result<bool, SysctlError>;
+}
+
+/// core_pattern.
+#[derive(Debug)]
+pub(super) struct Core {
+    sysctl: CoreSysctl,
+    hooks: PathBuf,
+    /// What was ours when it was seen last, to put back.
+    ours: Mutex<Option<Standing>>,
+}
+
+impl Core {
+    pub(super) fn new(sysctl: CoreSysctl, hooks: PathBuf) -> Self {
+        Self {
+            sysctl,
+            hooks,
+            ours: Mutex::default(),
+        }
+    }
+
+    pub(super) fn hooks(&self) -> &Path {
+        &self.hooks
+    }
+
+    /// How the kernel called when it was ours.
+    pub(super) fn mode(&self) -> Option<&'static str> {
+        self.ours().as_ref().map(|ours| ours.pattern.mode())
+    }
+
+    fn ours(&self) -> std::sync::MutexGuard<'_, Option<Standing>> {
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place for Core {
+    fn name(&self) -> &'static str {
+        "core"
+    }
+
+    fn setting(&self) -> &'static str {
+        "core_pattern"
+    }
+
+    fn found(&self) -> Found {
+        let Ok(standing) = self.sysctl.read() else {
+            return Found::NotInstalled;
+        };
+        if standing.pattern.is_of(&self.hooks) {
+            *self.ours() = Some(standing);
+            return Found::Ours;
+        }
+        if CoreHook::read(&self.hooks).is_err_and(|error| error.is_absent()) {
+            return Found::NotInstalled;
+        }
+        Found::Foreign(standing.pattern.text().to_owned())
+    }
+
+    fn take_back(&self) -> Result<bool, SysctlError> {
+        let Some(ours) = self.ours().clone() else {
+            return Ok(false);
+        };
+        let Some(lock) = self.sysctl.try_lock()? else {
+            return Ok(false);
+        };
+        if CoreHook::read(&self.hooks).is_err() {
+            return Ok(false);
+        }
+        self.sysctl.put_in(&ours, &lock)?;
+        Ok(true)
+    }
+}
+
+impl Place for ModuleHook {
+    fn name(&self) -> &'static str {
+        "module"
+    }
+
+    fn setting(&self) -> &'static str {
+        "kernel.modprobe"
+    }
+
+    fn found(&self) -> Found {
+        match self.standing() {
+            Ok(Modprobe::Ours) => Found::Ours,
+            Ok(Modprobe::Another(value) | Modprobe::Foreign(value)) if self.path().exists() => {
+                Found::Foreign(value)
+            }
+            Ok(Modprobe::Another(_) | Modprobe::Foreign(_) | Modprobe::NoModules) | Err(_) => {
+                Found::NotInstalled
+            }
+        }
+    }
+
+    fn take_back(&self) -> Result<bool, SysctlError> {
+        Self::take_back(self)
+    }
+}
