@@ -273,6 +273,10 @@ pub(crate) struct ExplainArgs {
 
 /// `install`.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are what people may type"
+)]
 pub(crate) struct InstallArgs {
     /// Which hook
     pub(crate) hook: Hook,

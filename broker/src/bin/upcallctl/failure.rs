@@ -3,6 +3,8 @@
 //! The statuses: 1 it ran and the news is bad, 2 wrong usage, 3 upcalld does not run, 4 no such thing, 5 not
 //! permitted, 6 cannot be done here and nothing is changed.
 
+mod hook;
+
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
@@ -12,10 +14,8 @@ use upcalld::explain::find::FindError;
 use upcalld::hooks::errno_name;
 use upcalld::hooks::install::InstallError;
 use upcalld::hooks::key::KeyHookError;
-use upcalld::hooks::key::line::LineError;
 use upcalld::hooks::module::ModuleHookError;
 use upcalld::hooks::pattern::Pattern;
-use upcalld::hooks::sysctl::SysctlError;
 use upcalld::store::records::RecordError;
 
 use crate::client::CallError;
@@ -241,8 +241,6 @@ impl Failure {
 
     /// What to do about it.
     fn help(&self, context: &Context) -> Option<String> {
-        let core_pattern = "put back by hand what stood there, as in: echo core > \
-                            /proc/sys/kernel/core_pattern";
         Some(match self {
             Self::NotRunning { .. } | Self::Ended if context.options.is_empty() => {
                 "systemctl start upcalld; why it stopped: journalctl -u upcalld -n 20".to_owned()
@@ -271,51 +269,9 @@ impl Failure {
                     format!("{sudo}; for good: adduser {user} upcall, then log in again")
                 }
             }
-            Self::Install(error) => match error {
-                InstallError::Pattern(_) => {
-                    "shorter directories for --libexec and --config".to_owned()
-                }
-                InstallError::Program { .. } => {
-                    "make install, or name the directory it is in with --libexec".to_owned()
-                }
-                InstallError::PreviousUnknown(_) => {
-                    format!("{core_pattern}; then {}", context.typed("install core"))
-                }
-                InstallError::Another(pattern) => {
-                    let hooks = pattern.hooks_directory();
-                    let config = hooks.as_deref().and_then(std::path::Path::parent);
-                    let config = config.map_or("DIR".into(), |config| config.display().to_string());
-                    format!(
-                        "upcallctl --config {config} uninstall core; if that is gone, {core_pattern}"
-                    )
-                }
-                InstallError::Sysctl(SysctlError::ReadBack { .. }) => {
-                    "something else writes it at once: grep -r core_pattern /etc/sysctl.d \
-                     /usr/lib/sysctl.d"
-                        .to_owned()
-                }
-                InstallError::File(_) | InstallError::Sysctl(SysctlError::Io { .. }) => {
-                    return None;
-                }
-            },
-            Self::InstallKey(KeyHookError::Shim(_))
-            | Self::InstallModule(ModuleHookError::Shim(_)) => {
-                "make install, or name the directory it is in with --libexec".to_owned()
-            }
-            Self::InstallKey(KeyHookError::Another(_)) => {
-                "upcallctl with that one's --config, uninstall key; then again".to_owned()
-            }
-            Self::InstallModule(ModuleHookError::Another(_)) => {
-                "upcallctl with that one's --config, uninstall module; then again".to_owned()
-            }
-            Self::InstallModule(ModuleHookError::Disabled(_)) => {
-                "if it is to load modules again: sysctl kernel.modprobe=/sbin/modprobe; then again"
-                    .to_owned()
-            }
-            Self::InstallKey(KeyHookError::Divert(_)) => {
-                "dpkg-divert --list '*request-key*' says who else wants it".to_owned()
-            }
-            Self::InstallKey(KeyHookError::Line(error)) => lines_help(error, context),
+            Self::Install(error) => return hook::core(error, context),
+            Self::InstallKey(error) => return hook::key(error, context),
+            Self::InstallModule(error) => return hook::module(error),
             Self::NoRules => context.typed("check"),
             Self::Call(CallError::Garbled(_)) => {
                 "restart upcalld after an upgrade: systemctl restart upcalld".to_owned()
@@ -326,8 +282,6 @@ impl Failure {
             | Self::Call(_)
             | Self::Records(_)
             | Self::File { .. }
-            | Self::InstallKey(_)
-            | Self::InstallModule(_)
             | Self::Odd(_) => return None,
         })
     }
@@ -412,20 +366,5 @@ fn who() -> String {
     match user {
         Some(user) => format!("{} ({uid})", user.name),
         None => format!("uid {uid}"),
-    }
-}
-/// What to do where lines of request-key.conf cannot be put in.
-fn lines_help(error: &LineError, context: &Context) -> String {
-    match error {
-        LineError::Both(_) => format!("{} first", context.typed("uninstall key")),
-        LineError::Taken(path) => format!("move it away: mv {} /root", path.display()),
-        LineError::Type(_) => "as in --type dns_resolver".to_owned(),
-        LineError::Path(_) => "other directories for --libexec and --config".to_owned(),
-        LineError::Pipe { .. } => "leave that type out (--type), or --mode program".to_owned(),
-        LineError::Preferred { .. } => {
-            "grep -r create /etc/request-key.conf /etc/request-key.d; take that line out, or leave that type out (--type)"
-                .to_owned()
-        }
-        LineError::Oracle(_) => "is keyutils installed?".to_owned(),
     }
 }

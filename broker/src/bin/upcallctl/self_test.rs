@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -98,13 +98,7 @@ impl Test {
         // It cannot be ended while it waits, and whoever answers keys refuses in time.
         let took = self.wait_for(&mut child)?;
         let took = took.ok_or(Problem::NoKey { recorded: false })?;
-        // The record is there, so the kernel has its answer.
-        let until = Instant::now() + WITHIN;
-        let mut ended = None;
-        while ended.is_none() && Instant::now() < until {
-            ended = child.try_wait().map_err(Problem::Child)?;
-            let _ = poll(&mut [], PollTimeout::from(2_u8));
-        }
+        let ended = ended_soon(&mut child)?;
         let got = ended.is_some_and(|status| status.success());
         got.then_some(took).ok_or(Problem::NoKey { recorded: true })
     }
@@ -113,8 +107,7 @@ impl Test {
     pub(crate) fn run_module(mut self) -> Result<Duration, Problem> {
         let mut child = spawn(Hook::Module).map_err(Problem::Child)?;
         let took = self.wait_for(&mut child)?;
-        // Whoever answers modules does so in time.
-        child.wait().map_err(Problem::Child)?;
+        ended_soon(&mut child)?;
         took.ok_or(Problem::NoModule)
     }
 
@@ -138,6 +131,17 @@ impl Test {
             }
         }
     }
+}
+
+/// How a child ended whom the kernel has answered.
+fn ended_soon(child: &mut Child) -> Result<Option<ExitStatus>, Problem> {
+    let until = Instant::now() + WITHIN;
+    let mut ended = None;
+    while ended.is_none() && Instant::now() < until {
+        ended = child.try_wait().map_err(Problem::Child)?;
+        let _ = poll(&mut [], PollTimeout::from(2_u8));
+    }
+    Ok(ended)
 }
 
 fn is_of(news: &Value, pid: u32) -> bool {

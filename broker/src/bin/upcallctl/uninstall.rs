@@ -66,8 +66,8 @@ pub(crate) fn run(context: &Context, asked: &UninstallArgs) -> Result<(), Failur
     }
     match asked.hook {
         Some(Hook::Core) => core(context, None, None),
-        Some(Hook::Key) => alone(context, "key", key(context)?),
-        Some(Hook::Module) => alone(context, "module", module(context, asked.for_now)?),
+        Some(Hook::Key) => alone(context, "key", &key(context)?),
+        Some(Hook::Module) => alone(context, "module", &module(context, asked.for_now)?),
         None => {
             // One that cannot be given back is no reason to keep the others.
             let (key, module) = (key(context), module(context, false));
@@ -78,7 +78,7 @@ pub(crate) fn run(context: &Context, asked: &UninstallArgs) -> Result<(), Failur
     }
 }
 
-fn alone(context: &Context, hook: &'static str, other: Other) -> Result<(), Failure> {
+fn alone(context: &Context, hook: &'static str, other: &Other) -> Result<(), Failure> {
     if context.json.is_none() {
         return print(&other.text);
     }

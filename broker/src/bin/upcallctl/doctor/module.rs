@@ -75,15 +75,14 @@ pub(super) fn modprobe(host: &Host<'_>) -> Finding {
             .why("what the kernel starts may not load modules, whatever the rules say")
             .cure("it can only shrink until the next boot; what lowers it: see bset");
     }
-    match host.read("proc/sys/kernel/modules_disabled") {
-        Text::Is(text) if text.trim() == "1" => Finding::warning(
-            NAME,
-            "kernel.modules_disabled is 1: the kernel takes no module until the next boot",
-        )
-        .why("requests are answered and recorded, and `pass` loads nothing")
-        .cure("none is needed if that is meant"),
-        _ => Finding::ok(NAME, format!("`pass` of a module is {shown}")),
+    let disabled = host.read("proc/sys/kernel/modules_disabled").ok();
+    if disabled.is_some_and(|text| text.trim() == "1") {
+        let what = "kernel.modules_disabled is 1: the kernel takes no module until the next boot";
+        return Finding::warning(NAME, what)
+            .why("requests are answered and recorded, and `pass` loads nothing")
+            .cure("none is needed if that is meant");
     }
+    Finding::ok(NAME, format!("`pass` of a module is {shown}"))
 }
 
 /// How who asks for a module is known.
