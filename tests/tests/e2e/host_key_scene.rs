@@ -20,7 +20,13 @@ pub(crate) struct KeyScene {
 impl KeyScene {
     /// With these rules.
     pub(crate) fn new(rules: &str) -> Result<Self> {
+        Self::with_settings("", rules)
+    }
+
+    /// With these settings and rules.
+    pub(crate) fn with_settings(settings: &str, rules: &str) -> Result<Self> {
         let sandbox = Sandbox::new()?;
+        sandbox.settings(settings)?;
         sandbox.rules(rules)?;
         let daemon = Daemon::start_strict(&sandbox)?;
         let hook = HostKeyHook::borrow(&sandbox)?;

@@ -1,7 +1,7 @@
 //! Keys that real processes ask the real kernel for, answered where the rules say.
 
 use anyhow::Result;
-use upcall_e2e::command::{run, until};
+use upcall_e2e::command::run;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
@@ -146,57 +146,5 @@ fn a_name_is_resolved_by_the_containers_own_words_and_never_by_its_own_hand() ->
         "{record:?}"
     );
     drop((one, two, odd, hand));
-    scene.end()
-}
-
-#[test]
-fn a_name_is_resolved_in_the_containers_network_by_the_hosts_resolver() -> Result<()> {
-    needs!(HostHooks, Root, Runc);
-    let scene = KeyScene::new(
-        r#"
-[[rule]]
-upcall = "key"
-match.container = {}
-match.key = { type = "dns_resolver" }
-run = { in = "host", join = ["net"], command = ["/sbin/key.dns_resolver", "{key}"], files = ["/etc/resolv.conf", "/etc/hosts"] }
-"#,
-    )?;
-    let start = |name: &str, address: &'static str| {
-        let resolv = |root: &upcall_e2e::rootfs::Rootfs| {
-            root.file("/etc/hosts", "127.0.0.1 localhost\n", 0o644)?;
-            root.file("/etc/resolv.conf", "nameserver 127.0.0.1\n", 0o644)
-        };
-        let container = Runc::new(name)
-            .user_namespace()
-            .root(resolv)
-            .start(&scene.sandbox)?;
-        let server = container.spawn(&["/key-me", "--names", address])?;
-        until(std::time::Duration::from_secs(5), "a name server", || {
-            let bound = std::fs::read_to_string(format!("/proc/{server}/net/udp")).ok()?;
-            bound.contains("0100007F:0035").then_some(())
-        })?;
-        anyhow::Ok(container)
-    };
-    let (one, two) = (start("one", "192.0.2.1")?, start("two", "192.0.2.2")?);
-    let ask = |container| ask_in(container, &["dns_resolver", "shop.example", ""]);
-    assert_eq!(ask(&one)?, "key 192.0.2.1");
-    assert_eq!(ask(&two)?, "key 192.0.2.2");
-    let records = until(std::time::Duration::from_secs(5), "two records", || {
-        let all = scene.daemon.records().all();
-        (all.len() == 2).then_some(all)
-    })?;
-    let ran: Vec<_> = records
-        .iter()
-        .filter_map(|r| action(r, "run").ok())
-        .collect();
-    assert_eq!(ran.len(), 2, "{records:?}");
-    for run in ran {
-        assert!(
-            run.uid.is_some_and(|uid| (61_184..65_520).contains(&uid)),
-            "{run:?}"
-        );
-        assert_eq!(run.capabilities, Some(Vec::new()));
-    }
-    drop((one, two));
     scene.end()
 }

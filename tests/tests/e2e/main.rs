@@ -27,6 +27,10 @@ mod host_hooks;
 mod host_key_bad_days;
 #[cfg(test)]
 mod host_key_install;
+mod host_key_many;
+mod host_key_names;
+mod host_key_pass;
+mod host_key_runtimes;
 #[cfg(test)]
 mod host_key_scene;
 #[cfg(test)]

@@ -16,8 +16,9 @@ use upcall_helpers::wire::{Answered, Event, Hook, ID_LENGTH, KEY_WORDS, Report, 
 use crate::link::{self, Answer};
 use crate::{FAILURE, SUCCESS, evidence, hook, run};
 
-/// How long a refusal of ours holds: long enough for the requester to see its error, which one of no time at all loses.
-const SHORT: u32 = 1;
+/// How long a refusal of ours holds, in seconds of the kernel's: long enough for the requester to see its error, of which
+/// nothing is left to him where it has expired before we have ended (security/keys/request_key.c, `call_sbin_request_key`).
+pub(crate) const SHORT: u32 = 2;
 
 /// A key that we have the authority over.
 pub(crate) struct Key {
@@ -202,7 +203,8 @@ impl Key {
     }
 }
 
-/// Whole seconds, which is all that keys have, and at least one.
+/// Whole seconds, which is all that keys have. One more than are wanted: the kernel counts the clock's own, and the first of
+/// them may end at once (security/keys/key.c, `key_reject_and_link`; security/keys/permission.c, `key_validate`).
 fn seconds(milliseconds: u32) -> u32 {
-    milliseconds.div_ceil(1000).max(1)
+    milliseconds.div_ceil(1000).max(1).saturating_add(1)
 }

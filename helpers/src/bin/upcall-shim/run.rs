@@ -17,7 +17,7 @@ use upcall_helpers::sys::{self, Fork};
 use upcall_helpers::wire::{Answered, Event, FdRole, Launch, Report, WaitStatus, cgroup_name};
 
 use crate::FAILURE;
-use crate::key::Key;
+use crate::key::{Key, SHORT};
 
 /// So much longer than its helper's deadline the keeper is waited for: it ends the helper, unless it is itself held.
 const GRACE: Duration = Duration::from_secs(1);
@@ -136,7 +136,7 @@ pub(crate) fn previous(
     let (pid, pidfd) = match sys::fork(0, None) {
         Ok(Fork::Child) => sys::exit(become_previous(words).into()),
         Ok(Fork::Parent { pid, pidfd }) => (pid, pidfd),
-        Err(errno) => return key.reject(1, errno as u32),
+        Err(errno) => return key.reject(SHORT, errno as u32),
     };
     key.report(Event::Started { pid }, &tell);
     let timed_out = !ready(&pidfd, Instant::now() + deadline);
@@ -145,7 +145,7 @@ pub(crate) fn previous(
     }
     let answer = match (timed_out, key.is_answered()) {
         (_, true) => (Answered::ByHelper, 0),
-        (true, false) => key.reject(1, Errno::ETIMEDOUT as u32),
+        (true, false) => key.reject(SHORT, Errno::ETIMEDOUT as u32),
         (false, false) => (Answered::Failed, 0),
     };
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;

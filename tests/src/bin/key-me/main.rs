@@ -1,9 +1,13 @@
 //! Asks for a key, answers one, or answers name servers' questions: what the tests of the key hook have in containers.
 //!
 //! `key-me [--thread] TYPE DESCRIPTION [CALLOUT]` prints `key PAYLOAD`, or `no ERROR`; the callout `@all` is every byte
-//! that there can be, 4,095 of them. `key-me --answer SERIAL PAYLOAD` instantiates, as a helper that has the authority.
+//! that there can be, 4,095 of them. `key-me --full BYTES TYPE …` has a key of so many bytes before it asks.
+//! `key-me --many COUNT FIFO TYPE DESCRIPTION CALLOUT` reads the fifo to its end and then asks so often at once, each time
+//! for another description, and prints how often which answer came, and when the last one did.
+//! `key-me --answer SERIAL PAYLOAD` instantiates, as a helper that has the authority.
 //! `key-me --names ADDRESS` says so for every name, on this network namespace's 127.0.0.1.
 
+mod many;
 mod sys;
 
 use std::ffi::CString;
@@ -27,6 +31,8 @@ fn main() -> ExitCode {
             let asked = std::thread::spawn(move || ask(&words)).join();
             asked.unwrap_or(Err(Errno::EIO))
         }
+        b"--full" => full(&words),
+        b"--many" => many::ask(&words),
         b"--answer" => answer(&words),
         b"--names" => names(&words),
         _ => ask(&words),
@@ -43,7 +49,25 @@ fn main() -> ExitCode {
     }
 }
 
+fn full(words: &[Vec<u8>]) -> Result<String, Errno> {
+    let bytes = words.get(1).and_then(|word| number(word));
+    let bytes: usize = bytes.ok_or(Errno::EINVAL)?;
+    sys::join_session()?;
+    sys::add_user_key(c"filling", &vec![b'x'; bytes])?;
+    request(words.get(2..).unwrap_or_default())
+}
+
+fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
+    str::from_utf8(word).ok()?.parse().ok()
+}
+
 fn ask(words: &[Vec<u8>]) -> Result<String, Errno> {
+    sys::join_session()?;
+    request(words)
+}
+
+/// Asks, into the session keyring that there is.
+fn request(words: &[Vec<u8>]) -> Result<String, Errno> {
     let word = |at: usize| {
         let word = words.get(at).cloned().unwrap_or_default();
         CString::new(word).map_err(|_| Errno::EINVAL)
@@ -53,15 +77,13 @@ fn ask(words: &[Vec<u8>]) -> Result<String, Errno> {
         Some(b"@all") => CString::new(all).map_err(|_| Errno::EINVAL)?,
         _ => word(2)?,
     };
-    sys::join_session()?;
     let key = sys::request_key(&word(0)?, &word(1)?, &callout)?;
     let payload = sys::read(key)?;
     Ok(format!("key {}", payload.escape_ascii()))
 }
 
 fn answer(words: &[Vec<u8>]) -> Result<String, Errno> {
-    let serial = words.get(1).and_then(|word| str::from_utf8(word).ok());
-    let serial = serial.and_then(|word| word.parse().ok());
+    let serial = words.get(1).and_then(|word| number(word));
     let payload = words.get(2).cloned().unwrap_or_default();
     keys::instantiate(serial.ok_or(Errno::EINVAL)?, &payload)?;
     Ok("answered".to_owned())

@@ -18,6 +18,16 @@ pub(crate) fn join_session() -> Result<(), Errno> {
     Errno::result(joined).map(drop)
 }
 
+/// Adds a key of type `user` to our session keyring.
+pub(crate) fn add_user_key(description: &CStr, payload: &[u8]) -> Result<(), Errno> {
+    let (kind, description) = (c"user".as_ptr(), description.as_ptr());
+    let (bytes, length) = (payload.as_ptr(), payload.len());
+    // SAFETY: add_key reads two terminated texts and so many bytes, which live here.
+    let key =
+        unsafe { libc::syscall(libc::SYS_add_key, kind, description, bytes, length, SESSION) };
+    Errno::result(key).map(drop)
+}
+
 /// Asks for a key, into our session keyring.
 pub(crate) fn request_key(kind: &CStr, description: &CStr, callout: &CStr) -> Result<i32, Errno> {
     let (kind, description, callout) = (kind.as_ptr(), description.as_ptr(), callout.as_ptr());
