@@ -53,6 +53,7 @@ use clock::Clock;
 pub(crate) use clock::monotonic;
 use cmdline::Cmdlines;
 use draft::Draft;
+pub(crate) use draft::module::module_text;
 pub(crate) use explained::{described, described_asker, facts_of_asker, facts_of_core};
 use missed::Missed;
 use module::Modules;
@@ -351,6 +352,11 @@ impl Broker {
     }
 
     /// Those of keys.
+    pub fn module_admit(&self) -> &Admit {
+        self.modules.limits()
+    }
+
+    /// The same of keys.
     pub fn key_admit(&self) -> &Admit {
         &self.keys
     }

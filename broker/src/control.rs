@@ -196,7 +196,11 @@ impl Control {
         let explainer = Explainer {
             resolver: self.broker.resolver(),
             policy: &self.broker.policy(),
-            admit: Some([self.broker.admit(), self.broker.key_admit()]),
+            admit: Some([
+                self.broker.admit(),
+                self.broker.key_admit(),
+                self.broker.module_admit(),
+            ]),
             cores: &explain::cores(&places.state),
             previous: previous.as_ref(),
             hooks: &places.hooks,

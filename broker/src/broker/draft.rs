@@ -1,7 +1,7 @@
 //! A record in the making.
 
 pub(super) mod key;
-mod module;
+pub(super) mod module;
 mod past;
 
 use std::collections::BTreeMap;

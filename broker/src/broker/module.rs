@@ -50,6 +50,10 @@ impl Modules {
             watch,
         }
     }
+
+    pub(super) fn limits(&self) -> &Admit {
+        &self.limits
+    }
 }
 
 /// A module that is understood and not yet acted on.

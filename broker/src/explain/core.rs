@@ -34,7 +34,7 @@ pub(super) fn case(
     let facts = crate::broker::facts_of_core(&words, &origin, &resolution);
     let (process, container) = described(&words, &origin, &resolution, &facts);
     let mut explanation = Explanation::new(process, container);
-    explanation.checks = checks(&facts, &resolution, Check::dumpable(dumpable));
+    explanation.checks = checks(&facts, &resolution, Some(Check::dumpable(dumpable)));
     explanation.refused_nominees.clone_from(&resolution.refused);
     explanation.taken_for = taken_for;
     Ok(Case {

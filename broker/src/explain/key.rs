@@ -27,7 +27,7 @@ pub(super) fn case(
     let facts = facts_of_asker(&origin, &resolution);
     let (process, container) = described_asker(&origin, &resolution, &facts);
     let mut explanation = Explanation::new(process, container);
-    explanation.checks = checks(&facts, &resolution, Check::claims(forged));
+    explanation.checks = checks(&facts, &resolution, Some(Check::claims(forged)));
     explanation.refused_nominees.clone_from(&resolution.refused);
     explanation.taken_for.append(&mut taken_for);
     explanation.key = Some(KeyText::new(&key, forged));

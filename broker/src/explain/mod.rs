@@ -5,6 +5,7 @@ mod core;
 pub mod find;
 mod key;
 mod model;
+mod module;
 mod plan;
 mod record;
 
@@ -38,8 +39,8 @@ pub struct Explainer<'a> {
     pub resolver: &'a Resolver,
     /// The rules.
     pub policy: &'a Policy,
-    /// What has been used of their limits, by cores and by keys; only the daemon knows.
-    pub admit: Option<[&'a Admit; 2]>,
+    /// What has been used of their limits, by cores, keys and modules; only the daemon knows.
+    pub admit: Option<[&'a Admit; 3]>,
     /// Where cores are kept.
     pub cores: &'a Path,
     /// What stood in core_pattern before us.
@@ -84,7 +85,7 @@ pub enum ExplainError {
     #[error("process {0} ended while it was looked at")]
     Ended(u32),
     /// A record of another kind.
-    #[error("record {id} is of kind {kind}, and this version explains cores and keys")]
+    #[error("record {id} is of kind {kind}, and this version explains cores, keys and modules")]
     Kind {
         /// Which record.
         id: String,
@@ -116,6 +117,7 @@ impl Explainer<'_> {
             let case = match &question.does {
                 Does::Signal(signal) => core::case(self, pid, signal)?,
                 Does::Key(key) => key::case(self, pid, key)?,
+                Does::Module(alias) => module::case(self, pid, alias)?,
             };
             Ok(self.decided(case, question.all))
         };
@@ -211,7 +213,7 @@ fn looked_at(
 }
 
 /// What must hold before anything may run in the container; `own`: what is particular to this kind of upcall.
-fn checks(facts: &Facts, resolution: &Resolution, own: Check) -> Vec<Check> {
+fn checks(facts: &Facts, resolution: &Resolution, own: Option<Check>) -> Vec<Check> {
     let why = |reason: Reason| {
         let found = resolution
             .host_only
@@ -222,8 +224,8 @@ fn checks(facts: &Facts, resolution: &Resolution, own: Check) -> Vec<Check> {
     let mut checks = vec![
         Check::new("alive", Truth::Yes, None),
         Check::registered(facts.container.is_some()),
-        own,
     ];
+    checks.extend(own);
     if facts.container.is_some() {
         let process = &facts.process;
         let number = |id: Option<u32>| id.map_or_else(|| "?".to_owned(), |id| id.to_string());

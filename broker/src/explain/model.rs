@@ -6,7 +6,7 @@ use upcall_config::keytype::KeyUpcall;
 use upcall_config::matcher::Truth;
 use upcall_config::text::escape;
 
-use crate::store::record::{Container, Process};
+use crate::store::record::{Container, Module, Process};
 
 /// The document's name and version.
 pub const SCHEMA: &str = "upcalld.explanation";
@@ -29,6 +29,9 @@ pub struct Explanation {
     /// The key that is wanted; `null`: another kind of upcall.
     #[serde(default)]
     pub key: Option<KeyText>,
+    /// The module that is wanted; `null`: another kind of upcall.
+    #[serde(default)]
+    pub module: Option<Module>,
     /// Nominees that were not believed.
     pub refused_nominees: Vec<String>,
     /// What must hold before anything may run in the container, in order.
@@ -140,6 +143,8 @@ pub enum Does {
     Signal(String),
     /// It needs this key.
     Key(KeyAsked),
+    /// It makes the kernel want this module; the alias as records have it.
+    Module(String),
 }
 
 /// A key that a process is taken to need; texts as records have them.
@@ -177,6 +182,7 @@ impl Explanation {
             process,
             container,
             key: None,
+            module: None,
             refused_nominees: Vec::new(),
             checks: Vec::new(),
             host_only: None,

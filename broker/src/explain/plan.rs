@@ -2,6 +2,7 @@
 
 mod key;
 
+use std::path::Path;
 use std::time::Duration;
 
 use upcall_config::decide::Denial;
@@ -9,8 +10,9 @@ use upcall_config::facts::Facts;
 use upcall_config::placed::Protocol;
 use upcall_config::plan::{Cgroup, Limit, OnFailure, Place, Plan, Rate, Run, Store, User};
 use upcall_config::rule::Rule;
-use upcall_config::text::escape;
+use upcall_config::text::{escape, printable};
 use upcall_config::upcall::{Kind, Upcall};
+use upcall_helpers::hookfile::HookFile;
 
 use super::Explainer;
 use crate::admit::Tenant;
@@ -116,7 +118,8 @@ impl About<'_> {
         let mut lines = Vec::new();
         let mut line = |word: &str, text: String| lines.push((word.to_owned(), text));
         let core_limit = self.upcall.core().and_then(|core| core.limit);
-        let is_key = self.upcall.key().is_some();
+        let kind = self.upcall.kind();
+        let is_key = kind == Kind::Key;
         for refusal in plan.refused() {
             line(
                 refusal.action,
@@ -149,19 +152,24 @@ impl About<'_> {
             let limit = limit.map(|limit| format!("; within its core limit, {}", size(limit)));
             line(
                 "pass",
-                if is_key {
-                    key::passed(self.explainer.hooks)
-                } else {
-                    passed(self.explainer.previous) + &limit.unwrap_or_default()
+                match kind {
+                    Kind::Key => key::passed(self.explainer.hooks),
+                    Kind::Module => module(self.explainer.hooks),
+                    Kind::Core | Kind::Umh => {
+                        passed(self.explainer.previous) + &limit.unwrap_or_default()
+                    }
                 },
             );
         }
         if let (Some(limit), Some(rule)) = (plan.limit(), self.rule) {
-            let [cores, keys] = self
+            let admit = self
                 .explainer
                 .admit
-                .map_or([None; 2], |both| both.map(Some));
-            let admit = if is_key { keys } else { cores };
+                .map(|[cores, keys, modules]| match kind {
+                    Kind::Core | Kind::Umh => cores,
+                    Kind::Key => keys,
+                    Kind::Module => modules,
+                });
             let left = admit.map(|admit| admit.left(rule.source(), limit, &Tenant::of(self.facts)));
             line("limit", limited(limit, left.unwrap_or_default()));
         }
@@ -182,13 +190,20 @@ impl About<'_> {
 
 /// What a rule refuses with.
 pub(super) fn denied(denial: &Denial, kind: Kind) -> (String, String) {
-    let reason = format!("\"{}\"", upcall_config::text::printable(&denial.reason));
+    let reason = format!("\"{}\"", printable(&denial.reason));
     let text = if kind == Kind::Key {
         key::denied(&reason, denial)
     } else {
         reason
     };
     ("deny".to_owned(), text)
+}
+
+/// What loads a module.
+fn module(hooks: &Path) -> String {
+    let program = HookFile::read(hooks, "module").program;
+    let program = printable(&program.to_string_lossy());
+    format!("{program}, the host's own, in its namespaces; what it loads is there for all")
 }
 
 /// What runs when all is done.

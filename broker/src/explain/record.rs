@@ -13,6 +13,7 @@ use upcall_config::upcall::{CoreUpcall, Signal, Upcall};
 
 use super::plan::Seen;
 use super::{Case, Check, ExplainError, Explanation, KeyText, key};
+use crate::broker::module_text;
 use crate::store::record::{self, Record};
 
 /// What a record says, ready to be decided.
@@ -53,6 +54,7 @@ pub(super) fn case(record: &Record) -> Result<Case, ExplainError> {
         explanation.key = Some(KeyText::new(wanted, forged));
         explanation.refused = forged.then(|| key::FORGED.to_owned());
     }
+    explanation.module = upcall.module().map(module_text);
     let seen = record.container.as_ref().map(|container| Seen {
         leader: Some(container.leader_pid),
         own: container.own_namespaces.clone(),
@@ -86,6 +88,10 @@ fn upcall(record: &Record) -> Option<Upcall> {
             callout: key.callout.as_deref().and_then(unescape),
             caller: Caller::from_word(&key.caller).unwrap_or(Caller::User),
         })),
+        ("module", _, None) => {
+            let alias = unescape(&record.module.as_ref()?.alias)?;
+            Some(Upcall::Module(alias))
+        }
         _ => None,
     }
 }
@@ -101,14 +107,12 @@ fn checks(record: &Record, facts: &Facts) -> Vec<Check> {
         Some(_) => Truth::No,
         None => Truth::Unknown,
     };
-    let mut checks = vec![
-        Check::registered(facts.container.is_some()),
-        if record.kind == "key" {
-            Check::claims(is_forged(record))
-        } else {
-            Check::dumpable(dumpable)
-        },
-    ];
+    let mut checks = vec![Check::registered(facts.container.is_some())];
+    match record.kind.as_str() {
+        "key" => checks.push(Check::claims(is_forged(record))),
+        "module" => {}
+        _ => checks.push(Check::dumpable(dumpable)),
+    }
     // These two are said above.
     let told = [Reason::NotDumpable, Reason::Unregistered];
     if let Some(reason) = facts.host_only.filter(|reason| !told.contains(reason)) {

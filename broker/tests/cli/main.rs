@@ -19,6 +19,8 @@ mod errors;
 #[cfg(test)]
 mod hooks;
 #[cfg(test)]
+mod modules;
+#[cfg(test)]
 mod records;
 #[cfg(test)]
 mod rules;

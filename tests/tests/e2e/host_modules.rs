@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use upcall_e2e::command::command;
+use upcall_e2e::command::{command, run};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
@@ -97,6 +97,47 @@ pass = {}
     assert!(refused(&scene.record("net-pf-20", |_| true)?));
     drop((allowed, other));
     scene.end()
+}
+
+#[test]
+fn host_module_what_is_suggested_is_what_lets_it_load() -> Result<()> {
+    needs!(HostHooks, Root, Runc, KernelModprobe);
+    let scene = ModuleScene::new(SHIPPED)?;
+    let own = Runc::new("own").user_namespace().start(&scene.sandbox)?;
+    ensure!(!is_loaded("vsock"), "vsock is loaded already");
+    let alias = format!("net-pf-{VSOCK}");
+    let ctl = |words: &[&str]| run(scene.sandbox.ctl().args(words));
+    let explain = || {
+        let pid = own.init().to_string();
+        ctl(&["explain", "--pid", &pid, "module", &alias])
+    };
+    assert_eq!(ask_in(&own, &["socket", VSOCK])?, "no EAFNOSUPPORT");
+    scene.record(&alias, refused)?;
+    let said = explain()?;
+    assert!(said.contains("modules are the host's business"), "{said}");
+    let said = ctl(&["modules", "--container", own.id()])?;
+    assert!(
+        said.contains(&alias) && said.contains("refused:rule"),
+        "{said}"
+    );
+    // To the letter, before the rule that refuses.
+    let rules = ctl(&["modules", "--suggest", "--container", own.id()])?;
+    let file = scene.sandbox.path("config/rules.d/10-suggested.toml");
+    std::fs::write(file, &rules)?;
+    ctl(&["check"])?;
+    ctl(&["reload"])?;
+    let said = explain()?;
+    assert!(
+        said.contains("the host's own, in its namespaces"),
+        "{rules}{said}"
+    );
+    assert_eq!(ask_in(&own, &["socket", VSOCK])?, "made");
+    scene.record(&alias, |record| record.verdict.actions == ["pass"])?;
+    let said = ctl(&["modules", "--container", own.id()])?;
+    assert!(said.contains("pass,10-suggested:"), "{said}");
+    drop(own);
+    scene.end()?;
+    unload("vsock_loopback")
 }
 
 #[test]

@@ -116,6 +116,8 @@ pub(crate) enum Kind {
     Core,
     /// A key that it would need.
     Key,
+    /// A module that it would make the kernel want.
+    Module,
 }
 
 /// What is generated.
@@ -158,6 +160,10 @@ pub(crate) enum Command {
     ///
     /// Cores are root's alone; who may read records may list them.
     Cores(CoresArgs),
+    /// List which modules containers made the kernel ask for, and what they got
+    ///
+    /// Those of the same asker, module and answer are one line, the newest last.
+    Modules(ModulesArgs),
     /// Show which rule would take an upcall, why the others would not, and what would run; nothing is run
     Explain(ExplainArgs),
     /// Check rules and settings, and show every mistake with its place
@@ -210,6 +216,20 @@ pub(crate) struct ListArgs {
     pub(crate) number: usize,
 }
 
+/// `modules`.
+#[derive(Debug, Args)]
+pub(crate) struct ModulesArgs {
+    /// Only of this container: name, id or the start of one, runtime/name; `*` and `?` as in file names
+    #[arg(long, value_name = "NAME")]
+    pub(crate) container: Option<String>,
+    /// Only since then, as for `list`
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<Since>,
+    /// Print rules that would allow what rules have refused; writes nothing
+    #[arg(long)]
+    pub(crate) suggest: bool,
+}
+
 /// `doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
@@ -227,6 +247,9 @@ pub(crate) struct ExplainArgs {
     /// Which kind of upcall
     #[arg(value_enum, default_value = "core")]
     pub(crate) kind: Kind,
+    /// Of a module, the alias that the kernel would ask for, as `list` shows it: `net-pf-10-proto-132`
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
     /// Of this process
     #[arg(long, value_name = "PID", group = "whose", required_unless_present_any = ["container", "record"])]
     pub(crate) pid: Option<u32>,

@@ -153,6 +153,7 @@ fn name(command: &Command) -> &'static str {
         Command::List(_) => "list",
         Command::Watch(_) => "watch",
         Command::Show { .. } => "show",
+        Command::Modules(_) => "modules",
         Command::Explain(_) => "explain",
         Command::Cores(asked) => asked.name(),
         Command::Check { .. } => "check",

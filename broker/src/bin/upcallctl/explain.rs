@@ -56,14 +56,22 @@ fn question(asked: &ExplainArgs) -> Result<Question, Failure> {
         (_, _, Some(id)) => Subject::Record(id.clone()),
         (None, None, None) => return Err(Failure::Odd("nothing to explain".to_owned())),
     };
+    match (asked.kind, &asked.name) {
+        (Kind::Module, None) if asked.record.is_none() => {
+            return Err(unfit("no NAME: which module", asked));
+        }
+        (Kind::Core | Kind::Key, Some(_)) => return Err(unfit("a NAME is for modules", asked)),
+        (Kind::Module | Kind::Core | Kind::Key, _) => {}
+    }
     let does = match (asked.kind, &asked.key_type) {
+        (Kind::Module, None) => Does::Module(asked.name.clone().unwrap_or_default()),
         (Kind::Key, Some(kind)) => Does::Key(KeyAsked {
             kind: kind.clone(),
             description: asked.desc.clone(),
             callout: asked.callout.clone(),
             caller: asked.caller.clone(),
         }),
-        (Kind::Core, Some(_)) => return Err(unfit("--type is for keys", asked)),
+        (Kind::Core | Kind::Module, Some(_)) => return Err(unfit("--type is for keys", asked)),
         (Kind::Key, None) if asked.record.is_none() => {
             return Err(unfit("no --type: which key", asked));
         }
@@ -83,7 +91,11 @@ fn unfit(what: &str, asked: &ExplainArgs) -> Failure {
         .map_or_else(|| "PID".to_owned(), |pid| pid.to_string());
     Failure::Usage {
         what: what.to_owned(),
-        help: format!("upcallctl explain --pid {pid} key --type dns_resolver --desc host.example"),
+        help: if asked.kind == Kind::Module {
+            format!("upcallctl explain --pid {pid} module rtnl-link-wireguard")
+        } else {
+            format!("upcallctl explain --pid {pid} key --type dns_resolver --desc host.example")
+        },
     }
 }
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use upcalld::store::record::{
-    Action, Container, Core, Evidence, Key, Outcome, Pod, Process, Record, Rule, SCHEMA, Timings,
-    TraceStep, VERSION, Verdict,
+    Action, Container, Core, Evidence, Key, Module, Outcome, Pod, Process, Record, Rule, SCHEMA,
+    Timings, TraceStep, VERSION, Verdict,
 };
 
 /// A crash in a pod: its helper ran, and a copy was kept.
@@ -316,6 +316,84 @@ pub(crate) fn all() -> Vec<Record> {
         shop(),
         storm(),
         hostile(),
+    ]
+}
+
+/// Requests for modules: refused twice and more, loaded, not there, by nobody's container, and with a hostile name.
+pub(crate) fn modules() -> Vec<Record> {
+    let asked = |id: &str, time: &str, alias: &str, who: &str| {
+        let mut record = storm();
+        record.id = id.into();
+        record.kind = "module".into();
+        record.time = time.into();
+        record.count = 1;
+        record.core = None;
+        record.process.dumpable = None;
+        record.evidence.process = text("kprobe");
+        record.reason = text("rule");
+        record.message = text("modules are the host's business");
+        record.verdict.rule = rule("90-default.toml", 29, "containers load nothing");
+        record.verdict.actions = vec!["deny".into()];
+        record.module = Some(Module {
+            alias: alias.into(),
+            family: None,
+            who_can_ask: text(who),
+        });
+        record
+    };
+    let mut pooled = asked("m2a", "2026-11-22T13:00:09Z", "algif-aead", "any_user");
+    pooled.count = 1283;
+    let mut loaded = asked(
+        "m3a",
+        "2026-11-22T13:01:00Z",
+        "rtnl-link-wireguard",
+        "any_user_namespace",
+    );
+    (loaded.outcome, loaded.reason, loaded.message) = (Outcome::Done, None, None);
+    loaded.verdict.actions = vec!["pass".into()];
+    let mut pass = Action::new("pass");
+    pass.exit_code = Some(0);
+    loaded.actions = vec![pass];
+    let mut missing = loaded.clone();
+    missing.id = "m4a".into();
+    missing.container = None;
+    missing.process.user_namespace = text("initial");
+    missing.verdict.rule = None;
+    missing.actions[0].exit_code = Some(1);
+    missing.module.as_mut().unwrap().alias = "net-pf-9".into();
+    let mut home = asked(
+        "m5a",
+        "2026-11-22T13:02:00Z",
+        "fs-nfs4",
+        "any_user_namespace",
+    );
+    home.container = None;
+    home.process.user_namespace = text("other");
+    let mut hostile = asked(
+        "m6a",
+        "2026-11-22T13:03:00Z",
+        "fs-x\\x0a\"]\\u{202e} \u{202e}*",
+        "any_user_namespace",
+    );
+    hostile.container.as_mut().unwrap().name = text("a\"}*");
+    let mut other = asked(
+        "m7a",
+        "2026-11-22T13:03:01Z",
+        "fs-nfs4",
+        "any_user_namespace",
+    );
+    other.container = hostile.container.clone();
+    let mut pod = asked("m8a", "2026-11-22T13:03:02Z", "crypto-cbc(aes)", "any_user");
+    pod.container = Some(web());
+    vec![
+        asked("m1a", "2026-11-22T13:00:00Z", "algif-aead", "any_user"),
+        pooled,
+        loaded,
+        missing,
+        home,
+        hostile,
+        other,
+        pod,
     ]
 }
 

@@ -19,6 +19,7 @@ mod install;
 mod list;
 mod look;
 mod metrics;
+mod modules;
 mod newest;
 mod output;
 mod reload;
@@ -70,6 +71,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Watch(filter) => watch::run(context, &filter),
         Command::Cores(asked) => cores::run(context, &asked),
         Command::Show { id } => show::run(context, &id),
+        Command::Modules(asked) => modules::run(context, &asked),
         Command::Explain(asked) => explain::run(context, &asked),
         Command::Check { files } => check::run(context, &files),
         Command::Reload => reload::run(context),

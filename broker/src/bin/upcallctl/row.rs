@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use upcall_config::text::printable;
-use upcalld::store::record::{Action, Container, Outcome, Pod, Record};
+use upcalld::store::record::{Action, Container, Module, Outcome, Pod, Record};
 
 use crate::format;
 use crate::look::{Look, Paint};
@@ -137,6 +137,17 @@ pub(crate) fn key_line(
         _ => "for a program that claims to be the kernel",
     };
     format!("{kind} \"{description}\", {callout}, {caller}")
+}
+
+/// A module in a line: alias, and who can make the kernel ask for it.
+pub(crate) fn module_line(module: &Module) -> String {
+    let who = match module.who_can_ask.as_deref() {
+        Some("any_user") => "any user can make the kernel ask for it",
+        Some("any_user_namespace") => "root of any user namespace can make the kernel ask for it",
+        Some("host_root") => "it takes root of the host, or a device node, to have it asked for",
+        _ => "who can make the kernel ask for it is not known",
+    };
+    format!("{}; {who}", module.alias)
 }
 
 /// Bytes of the core, as far as somebody read it.

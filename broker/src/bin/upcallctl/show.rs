@@ -73,6 +73,8 @@ pub(crate) fn text(record: &Record, look: &Look) -> String {
     page.section("process", [process(record)]);
     page.section("crash", crash(record));
     page.section("key", key(record));
+    let module = record.module.as_ref();
+    page.section("module", module.map(row::module_line));
     page.section("container", [container(record, look)]);
     page.section("evidence", evidence(record));
     page.section("verdict", verdict::lines(record, look));
@@ -275,6 +277,14 @@ fn evidence(record: &Record) -> Vec<String> {
             "process: the authorisation key names it, and it waited while it was looked at"
                 .to_owned()
         }
+        Some("kprobe") => "process: the kernel's own trace of who asked, by kprobe; it waited while it was looked at".to_owned(),
+        Some("scan") if evidence.candidates == 1 => {
+            "process: the only thread of the host that waited for a helper".to_owned()
+        }
+        Some("scan") => format!(
+            "process: one of {} threads of the host that waited for a helper; nobody knows which asked",
+            evidence.candidates
+        ),
         Some(other) => format!("process: {other}"),
         None => "process: none; what is known are the kernel's words".to_owned(),
     }];

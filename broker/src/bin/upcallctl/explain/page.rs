@@ -19,6 +19,9 @@ pub(super) fn text(explanation: &Explanation, policy: Policy, look: &Look) -> St
     if let Some(key) = &explanation.key {
         lines.insert(1, headed("key", &wanted(key), look));
     }
+    if let Some(module) = &explanation.module {
+        lines.insert(1, headed("module", &row::module_line(module), look));
+    }
     let refused = &explanation.refused_nominees;
     lines.extend(
         refused
@@ -108,6 +111,10 @@ fn checks(explanation: &Explanation, look: &Look) -> String {
         )
     };
     let checks: Vec<String> = explanation.checks.iter().map(check).collect();
+    if explanation.module.is_some() {
+        let checks = checks.join("  ");
+        return format!("{checks}: loaded or refused on the host, never inside");
+    }
     let inside = explanation.container.is_some() && explanation.host_only.is_none();
     let so = if inside {
         "may be handled inside"
@@ -312,6 +319,7 @@ mod tests {
             process: record.process,
             container: record.container,
             key: None,
+            module: None,
             refused: None,
             refused_nominees: Vec::new(),
             checks: vec![
