@@ -311,6 +311,8 @@ proptest! {
     ) {
         // Without the claim: a namespace of nobody.
         let mut honest = facts;
+        // Of one that was lost there is neither a container nor a claim.
+        honest.host_only = honest.host_only.filter(|reason| *reason != Reason::IdentityLost);
         honest.container = None;
         honest.process.user_namespace = Some(UserNamespace::Other);
         let mut claimed = honest.clone();
