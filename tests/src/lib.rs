@@ -24,6 +24,8 @@ pub mod daemon;
 #[cfg(feature = "harness")]
 pub mod docker;
 #[cfg(feature = "harness")]
+pub mod dynamic;
+#[cfg(feature = "harness")]
 pub mod fuse;
 #[cfg(feature = "harness")]
 pub mod gdb;

@@ -28,6 +28,8 @@ pub enum Need {
     Unprivileged,
     /// systemd's coredumpctl: installed, or unpacked by `make check`.
     Coredumpctl,
+    /// nfsidmap and cifs.upcall with their libraries, unpacked by `make check`; keyctl.
+    KeyHelpers,
     /// gdb.
     Gdb,
     /// A gcc that makes 32-bit programs.
@@ -74,6 +76,14 @@ impl Need {
             Self::Unprivileged => (
                 has("unshare") && has("setpriv") && may_unshare(),
                 "user namespaces for everybody, unshare and setpriv",
+            ),
+            Self::KeyHelpers => (
+                has("keyctl")
+                    && ["nfs-common", "cifs-utils", "libnfsidmap1", "libtalloc2"]
+                        .map(crate::programs::unpacked)
+                        .iter()
+                        .all(|place| place.is_dir()),
+                "keyctl, and nfsidmap and cifs.upcall (tools/unpack TARGET/unpacked nfs-common …)",
             ),
             Self::Gdb => (has("gdb"), "gdb"),
             Self::Coredumpctl => (

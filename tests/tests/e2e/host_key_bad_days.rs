@@ -4,13 +4,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
-use upcall_e2e::container::pid_of;
+use upcall_e2e::command::until;
+use upcall_e2e::container::{children, pid_of};
+use upcall_e2e::daemon::Daemon;
 use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
-use upcalld::store::record::Outcome;
+use upcalld::store::record::{Outcome, Record};
 
 use crate::host_key_scene::{KeyScene, ask_in, key};
 use crate::scene::script;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const RULES: &str = r#"
 [[rule]]
@@ -95,4 +99,61 @@ fn callouts_of_all_bytes_reach_the_helper_whole() -> Result<()> {
     assert_eq!(ask_in(&container, &["user", "all", "@all"])?, "key 4095");
     drop(container);
     scene.end()
+}
+
+#[test]
+fn who_asked_or_was_started_may_be_killed_and_so_may_upcalld() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let slow = "echo > /cores/runs; sleep 1; /key-me --answer $1 late";
+    let start = |scene: &KeyScene, name: &str| {
+        let asks = "/key-me user $0 x > /tmp/part; mv /tmp/part /tmp/said";
+        let container = Runc::new(name)
+            .user_namespace()
+            .root(script("/helper", slow))
+            .start(&scene.sandbox)?;
+        let asked = container.spawn(&["/bin/sh", "-c", asks, name])?;
+        let runs = container.root().inside("/cores/runs");
+        until(PATIENCE, "a helper", || runs.exists().then_some(()))?;
+        anyhow::Ok((container, asked))
+    };
+    let scene = KeyScene::new(&RULES.replace("\"1s\"", "\"20s\""))?;
+    // The kernel holds who asked until there is an answer, and then he ends.
+    let (asker, asked) = start(&scene, "asker")?;
+    for child in children(asked) {
+        kill(pid_of(child), Signal::SIGKILL)?;
+    }
+    let record = scene.record("asker")?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    // A container that ends takes its helper along.
+    let (gone, _) = start(&scene, "gone")?;
+    kill(pid_of(gone.init()), Signal::SIGKILL)?;
+    let record = scene.record("gone")?;
+    assert_eq!(
+        record.reason.as_deref(),
+        Some("helper_signal"),
+        "{record:?}"
+    );
+    // The shim and what it has started need no daemon any more.
+    let (web, _) = start(&scene, "web")?;
+    let KeyScene {
+        hook,
+        daemon,
+        sandbox,
+    } = scene;
+    daemon.kill()?;
+    let said = web.root().inside("/tmp/said");
+    let said = until(PATIENCE, "its key", || std::fs::read_to_string(&said).ok())?;
+    assert_eq!(said.trim(), "key late");
+    let daemon = Daemon::start_strict(&sandbox)?;
+    let of = |record: &Record| {
+        record
+            .key
+            .as_ref()
+            .is_some_and(|key| key.description == "web")
+    };
+    let record = daemon.records().wait_for(PATIENCE, "web", of)?;
+    assert_eq!(record.reason.as_deref(), Some("daemon_down"), "{record:?}");
+    drop((asker, gone, web));
+    hook.put_back()?;
+    daemon.stop(&sandbox)
 }

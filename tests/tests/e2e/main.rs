@@ -26,6 +26,7 @@ mod host_hooks;
 #[cfg(test)]
 mod host_key_bad_days;
 #[cfg(test)]
+mod host_key_helpers;
 mod host_key_install;
 mod host_key_many;
 mod host_key_names;
