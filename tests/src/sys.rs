@@ -2,12 +2,12 @@
 
 #![expect(
     unsafe_code,
-    reason = "signal handlers, leases; the harness's other modules are without"
+    reason = "signal handlers, leases, descriptors; the harness's other modules are without"
 )]
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,4 +127,17 @@ impl Drop for Lease {
 fn control(file: &File, what: libc::c_int, number: libc::c_int) -> Result<libc::c_int, Errno> {
     // SAFETY: these commands of fcntl take a number.
     Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), what, number) })
+}
+
+/// The next connection: accept4(2).
+///
+/// # Errors
+/// As accept4(2).
+pub fn accept(listener: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let fd = nix::sys::socket::accept4(
+        listener.as_raw_fd(),
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+    )?;
+    // SAFETY: the kernel has just made it, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -40,6 +40,8 @@ pub(super) struct Modules {
     limits: Admit,
     /// Who asks.
     pub(super) watch: Watch,
+    /// Who is looked for, where the kernel does not say who asks.
+    scans: identify::Scans,
 }
 
 impl Modules {
@@ -48,6 +50,7 @@ impl Modules {
         Self {
             limits: Admit::new(limits),
             watch,
+            scans: identify::Scans::default(),
         }
     }
 
@@ -151,10 +154,11 @@ impl Broker {
         let mut clock = Clock::new(call.started);
         let mut draft = Draft::new(&self.node, call.id.map(id::text))?;
         draft.timings().accept = clock.step();
-        let (origins, lost) = match identify::identify(call, self.requests()).await {
-            Ok(origins) => (origins, None),
-            Err(lost) => (Vec::new(), Some(lost)),
-        };
+        let (origins, lost) =
+            match identify::identify(call, self.requests(), &self.modules.scans).await {
+                Ok(origins) => (origins, None),
+                Err(lost) => (Vec::new(), Some(lost)),
+            };
         draft.timings().identify = clock.step();
 
         let policy = self.policy();

@@ -4,8 +4,9 @@
 //! is the kernel tells no helper: two kprobe events say it exactly ([`crate::linux::modreq`]). Without them the threads
 //! that wait for a helper are looked for; where there are several, each of them may have asked.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use upcall_config::facts::ProcessFacts;
 
 use super::{Evidence, Lost, Origin, key};
@@ -20,8 +21,25 @@ const THREADS_MAX: usize = 200_000;
 /// Several are told by so many.
 const CANDIDATES_MAX: usize = 64;
 
+/// Scans at once: what asks may be a storm, and each takes a processor.
+const SCANS_MAX: usize = 2;
+
+/// How long one waits for its turn, which is below the shim's own patience, and how long it may take.
+const TURN: Duration = Duration::from_millis(20);
+const SCAN: Duration = Duration::from_secs(1);
+
 /// A thread that has asked is on its way to sleep: it is given so many times this long to get there.
 const ASLEEP: (u32, Duration) = (5, Duration::from_micros(200));
+
+/// Leave to look through all threads of the host.
+#[derive(Debug)]
+pub struct Scans(Semaphore);
+
+impl Default for Scans {
+    fn default() -> Self {
+        Self(Semaphore::new(SCANS_MAX))
+    }
+}
 
 /// Holds and reads who asked: one, or several of whom one did.
 ///
@@ -30,13 +48,14 @@ const ASLEEP: (u32, Duration) = (5, Duration::from_micros(200));
 pub async fn identify(
     call: &ModuleCall,
     requests: Option<&Requests>,
+    scans: &Scans,
 ) -> Result<Vec<Origin>, Box<Lost>> {
     let Some((shim, since)) = &call.process else {
         return Err(lost(None, "the shim had ended when its request was read"));
     };
     let asker = requests.and_then(|requests| requests.asker(shim.pid(), call.started));
     let Some(asker) = asker else {
-        return tokio::task::block_in_place(|| scan(shim, *since));
+        return scans.look(shim, *since).await;
     };
     let lost = |why: &str| lost(Some(asker.thread), why);
     // One that does not wait may have ended, and its number be another's: but no older one's.
@@ -83,10 +102,29 @@ async fn sleeps(origin: &Origin) -> bool {
     false
 }
 
-/// Without kprobes: every thread that waits for a helper.
-fn scan(shim: &PidRef, since: u64) -> Result<Vec<Origin>, Box<Lost>> {
+impl Scans {
+    /// Without kprobes: looks for them, when others have.
+    async fn look(&self, shim: &PidRef, since: u64) -> Result<Vec<Origin>, Box<Lost>> {
+        let turn = tokio::time::timeout(TURN, self.0.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            let why = "others are looked for already, as many as may be at once";
+            return Err(lost(None, why));
+        };
+        let until = Instant::now() + SCAN;
+        tokio::task::block_in_place(|| scan(shim, since, until))
+    }
+}
+
+/// Every thread that waits for a helper.
+fn scan(shim: &PidRef, since: u64, until: Instant) -> Result<Vec<Origin>, Box<Lost>> {
     let mut found = Vec::new();
-    for thread in threads().into_iter().take(THREADS_MAX) {
+    for thread in threads().take(THREADS_MAX) {
+        if Instant::now() > until {
+            return Err(lost(
+                None,
+                "the host has more threads than can be looked at in time",
+            ));
+        }
         if !waits_for_helper(thread) {
             continue;
         }
@@ -116,8 +154,8 @@ fn scan(shim: &PidRef, since: u64) -> Result<Vec<Origin>, Box<Lost>> {
     Ok(found)
 }
 
-/// All threads of the host.
-fn threads() -> Vec<u32> {
+/// All threads of the host, as they are come by.
+fn threads() -> impl Iterator<Item = u32> {
     let numbers = |directory: &str| {
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name());
@@ -125,8 +163,7 @@ fn threads() -> Vec<u32> {
         numbers.collect::<Vec<u32>>()
     };
     let processes = numbers("/proc").into_iter();
-    let threads = processes.flat_map(|pid| numbers(&format!("/proc/{pid}/task")));
-    threads.take(THREADS_MAX).collect()
+    processes.flat_map(move |pid| numbers(&format!("/proc/{pid}/task")))
 }
 
 /// Whether a thread sleeps in `call_usermodehelper_exec`. What the helper is for only its stack says, which takes
@@ -134,4 +171,35 @@ fn threads() -> Vec<u32> {
 fn waits_for_helper(thread: u32) -> bool {
     let wchan = std::fs::read(format!("/proc/{thread}/wchan"));
     wchan.is_ok_and(|wchan| wchan == b"call_usermodehelper_exec")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> PidRef {
+        PidRef::open(std::process::id()).unwrap()
+    }
+
+    #[test]
+    fn a_scan_ends_when_its_time_is_over() {
+        let past = Instant::now()
+            .checked_sub(Duration::from_millis(1))
+            .unwrap();
+        let lost = scan(&own(), 0, past).unwrap_err();
+        assert!(lost.why.contains("in time"), "{}", lost.why);
+        let lost = scan(&own(), 0, Instant::now() + SCAN).unwrap_err();
+        assert!(lost.why.contains("no thread"), "{}", lost.why);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn more_than_two_scans_at_once_are_none() {
+        let scans = Scans::default();
+        let busy = scans.0.acquire_many(2).await.unwrap();
+        let lost = scans.look(&own(), 0).await.unwrap_err();
+        assert!(lost.why.contains("as many as may be"), "{}", lost.why);
+        drop(busy);
+        let lost = scans.look(&own(), 0).await.unwrap_err();
+        assert!(lost.why.contains("no thread"), "{}", lost.why);
+    }
 }

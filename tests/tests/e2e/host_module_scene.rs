@@ -113,8 +113,13 @@ pub(crate) fn is_loaded(name: &str) -> bool {
 }
 
 /// Unloads what a test had loaded, so that the next one finds it to be asked for.
-pub(crate) fn unload(name: &str) -> Result<()> {
-    run(command("modprobe").args(["--remove", name]))?;
-    ensure!(!is_loaded(name), "{name} is still loaded");
+pub(crate) fn unload(names: &[&str]) -> Result<()> {
+    for name in names {
+        // With it goes what it alone has needed, if nobody uses that at the moment.
+        if is_loaded(name) {
+            run(command("modprobe").args(["--remove", name]))?;
+        }
+        ensure!(!is_loaded(name), "{name} is still loaded");
+    }
     Ok(())
 }

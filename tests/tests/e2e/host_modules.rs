@@ -1,10 +1,12 @@
 //! Modules that real processes make the real kernel want, loaded or refused as the rules say.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use upcall_e2e::command::{command, run};
+use upcall_e2e::command::{command, run, until};
 use upcall_e2e::daemon::Daemon;
+use upcall_e2e::module_hook::SETTING;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
@@ -19,6 +21,13 @@ const NO_FAMILY: [&str; 3] = ["4", "9", "20"];
 
 /// `AF_VSOCK`, whose module nobody has loaded.
 const VSOCK: &str = "40";
+
+/// What comes with it, in the order in which it can go.
+const VSOCK_MODULES: [&str; 3] = [
+    "vsock_loopback",
+    "vmw_vsock_virtio_transport_common",
+    "vsock",
+];
 
 fn refused(record: &Record) -> bool {
     record.outcome == Outcome::Refused
@@ -67,7 +76,7 @@ fn host_module_containers_are_refused_and_the_host_is_not() -> Result<()> {
     assert_ne!(action(&record, "pass")?.exit_code, Some(0));
     drop((own, plain));
     scene.end()?;
-    unload("vsock_loopback")
+    unload(&VSOCK_MODULES)
 }
 
 #[test]
@@ -137,7 +146,7 @@ fn host_module_what_is_suggested_is_what_lets_it_load() -> Result<()> {
     assert!(said.contains("pass,10-suggested:"), "{said}");
     drop(own);
     scene.end()?;
-    unload("vsock_loopback")
+    unload(&VSOCK_MODULES)
 }
 
 #[test]
@@ -235,6 +244,63 @@ fn host_module_a_flood_of_one_container_leaves_the_host_its_own() -> Result<()> 
     scene.end()
 }
 
+/// Fifty threads of a user's own namespaces ask for file systems that there are not.
+fn fsopen_flood(scene: &ModuleScene, times: &str) -> Command {
+    let mut user = command("setpriv");
+    user.args(["--reuid=1000", "--regid=1000", "--clear-groups"]);
+    user.args(["unshare", "-Urm"])
+        .arg(scene.sandbox.path("bin/module-me"));
+    user.args(["--threads", "50", "--times", times, "fs", "flood{}"]);
+    user.stdout(Stdio::null());
+    user
+}
+
+#[test]
+fn host_module_fifty_file_systems_of_a_users_starve_nobody() -> Result<()> {
+    needs!(HostHooks, Root, Unprivileged, KernelModprobe);
+    let scene = ModuleScene::new(SHIPPED)?;
+    // That it is an attack: behind fifty that hang, the host's own is not even asked for (kernel/module/kmod.c).
+    let hangs = scene.sandbox.path("hangs");
+    let pids = scene.sandbox.path("hung");
+    let script = format!("#!/bin/sh\necho $$ >>{}\nexec sleep 60\n", pids.display());
+    std::fs::write(&hangs, script)?;
+    std::fs::set_permissions(&hangs, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let ours = std::fs::read_to_string(SETTING)?;
+    std::fs::write(SETTING, hangs.as_os_str().as_encoded_bytes())?;
+    let mut attack = fsopen_flood(&scene, "1").spawn()?;
+    let hung = until(Duration::from_mins(1), "fifty that hang", || {
+        let pids = std::fs::read_to_string(&pids).ok()?;
+        (pids.lines().count() == 50).then_some(pids)
+    })?;
+    assert_eq!(scene.ask(&["socket", VSOCK])?, "no EAFNOSUPPORT");
+    assert!(!is_loaded("vsock"));
+    std::fs::write(SETTING, ours.trim())?;
+    run(command("kill").args(hung.lines()))?;
+    attack.wait()?;
+
+    let mut attack = fsopen_flood(&scene, "20").spawn()?;
+    let flooded = |record: &Record| module(record).is_ok_and(|m| m.alias.starts_with("fs-flood"));
+    let records = scene.daemon.records();
+    records.wait_for(Duration::from_mins(1), "the flood", flooded)?;
+    assert_eq!(scene.ask(&["socket", VSOCK])?, "made");
+    ensure!(attack.try_wait()?.is_none(), "the flood was over too soon");
+    attack.wait()?;
+    assert!(is_loaded("vsock"));
+    // All of them are told of, by number.
+    let told = || {
+        let all = records.all();
+        let refusals = all
+            .iter()
+            .filter(|record| flooded(record) && refused(record));
+        refusals.map(|record| record.count).sum::<u64>()
+    };
+    until(Duration::from_secs(30), "every refusal", || {
+        (told() == 50 * 20).then_some(())
+    })?;
+    scene.end()?;
+    unload(&VSOCK_MODULES)
+}
+
 #[test]
 fn host_module_without_a_daemon_the_hooks_file_decides() -> Result<()> {
     needs!(HostHooks, Root, KernelModprobe);
@@ -273,7 +339,7 @@ fn host_module_without_a_daemon_the_hooks_file_decides() -> Result<()> {
     assert!(loads("squashfs")?);
     assert_eq!(ask("9")?, "no EAFNOSUPPORT");
     hook.put_back()?;
-    unload("squashfs")?;
+    unload(&["squashfs"])?;
     // What one that was killed leaves in tracefs, the next one removes.
     assert_eq!(instances(), before);
     Daemon::start_strict(&sandbox)?.stop(&sandbox)?;

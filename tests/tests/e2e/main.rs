@@ -101,6 +101,7 @@ mod ns_machine_deliver;
 #[cfg(test)]
 mod ns_machine_units;
 #[cfg(test)]
+mod ns_module_shim;
 mod ns_pass;
 #[cfg(test)]
 mod ns_pipeline;
