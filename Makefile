@@ -40,7 +40,7 @@ RUNTIME_PACKAGES := crun uidmap containerd/containerd docker.io/dockerd docker-c
 KERNEL_PACKAGES := binutils cpio kmod xz-utils zstd keyutils libcap2-bin debian-archive-keyring
 CHECK_PACKAGES := $(DEMO_PACKAGES) $(KERNEL_PACKAGES) gdb/gdb systemd $(RUNTIME_PACKAGES)
 
-.PHONY: help build helpers test-programs bench-peer demo check check-host check-kernels bench fuzz install uninstall deb clean
+.PHONY: help build helpers test-programs bench-peer demo check check-host check-kernels bench soak fuzz install uninstall deb clean
 
 help:
 	@echo 'upcalld: the kernel'\''s upcalls, answered in the right container'
@@ -87,6 +87,13 @@ bench: ## side by side with what the kernel and other handlers cost: medians, ra
 	@$(CARGO) build --release --quiet --package upcall-e2e --bin bench
 	@$(TARGET)/release/bench --libexec $(PROGRAMS) --daemon $(TARGET)/release/upcalld
 	@$(CARGO) bench --quiet --package upcall-config
+
+soak: ## crashes, keys, restarts and new containers for ten minutes (SECONDS=600 SEED=1), compared with the records
+	@tools/need $(DEMO_PACKAGES) keyutils
+	@$(MAKE) --no-print-directory build test-programs
+	@$(CARGO) build --release --quiet --package upcall-e2e --bin soak
+	@exec $(TARGET)/release/soak --libexec $(PROGRAMS) --daemon $(TARGET)/release/upcalld \
+		--seconds $(or $(SECONDS),600) --seed $(or $(SEED),1)
 
 fuzz: ## every fuzz target for a minute (SECONDS_EACH=60)
 	@tools/fuzz $(or $(SECONDS_EACH),60)

@@ -18,6 +18,7 @@ mod reason;
 mod refusals;
 mod self_test;
 mod spooled;
+mod unanswered;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -274,7 +275,8 @@ impl Broker {
         let Ok(mut draft) = Draft::new(&self.node, None) else {
             return warn!("the core dump of process {pid}, which was killed, has no record");
         };
-        draft.killed(pid);
+        let message = "it was killed before the kernel was told what to do";
+        draft.unanswered(pid, Reason::Killed, message);
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
         self.told(record, result);

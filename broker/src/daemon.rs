@@ -33,6 +33,7 @@ use crate::control::{self, Control};
 use crate::hooks::module::ModuleHook;
 use crate::hooks::pattern;
 use crate::hooks::watch::HookWatch;
+use crate::intake::accepted::Accepted;
 use crate::launch::{Launcher, OwnPrograms, Process};
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::SealedProgram;
@@ -131,8 +132,7 @@ async fn serve(
     let launcher = launcher.context("the launcher")?;
     let mut gone = tokio::spawn(Arc::clone(&launcher).serve());
     let broker = broker(&options, policy, settings, &launcher, tracefs)?;
-    broker.close_former();
-    broker.know_kept();
+    let accepted = take_over(&options, &broker)?;
     let hooks = watch_hooks(&options, &broker);
     let watching = tokio::spawn(Arc::clone(&hooks).run());
     let control = Arc::new(Control::new(
@@ -152,7 +152,7 @@ async fn serve(
     let (stop, stopping) = watch::channel(false);
     let accepting = tokio::spawn(accept(
         doors,
-        Arc::clone(&broker),
+        (Arc::clone(&broker), accepted),
         options.any_peer,
         stopping,
     ));
@@ -197,6 +197,17 @@ async fn serve(
     broker.flush();
     info!("upcalld ends");
     ended
+}
+
+/// Closes what a former daemon has left.
+fn take_over(options: &Options, broker: &Broker) -> anyhow::Result<Arc<Accepted>> {
+    broker.close_former();
+    let opened = Accepted::open(&options.run);
+    let (accepted, unanswered) =
+        opened.with_context(|| format!("{}/accepted", options.run.display()))?;
+    broker.close_unanswered(&unanswered);
+    broker.know_kept();
+    Ok(accepted)
 }
 
 /// What goes on beside upcalls for as long as we run.

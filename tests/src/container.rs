@@ -202,7 +202,7 @@ impl Container {
     }
 
     /// Reaps what was left to us: until then its runtime waits for it to go, and so does its cgroup.
-    fn reap(&self) {
+    pub fn reap(&self) {
         let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         orphans.retain(|pid| {
             waitpid(pid_of(*pid), Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)

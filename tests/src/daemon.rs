@@ -259,7 +259,20 @@ impl Daemon {
     ///
     /// # Errors
     /// It fails, or left something.
-    pub fn stop(mut self, sandbox: &Sandbox) -> Result<()> {
+    pub fn stop(self, sandbox: &Sandbox) -> Result<()> {
+        let launcher = self.launcher;
+        self.ends()?;
+        until(PATIENCE, "the launcher's end", || {
+            (!runs(launcher)).then_some(())
+        })?;
+        left_nothing(sandbox)
+    }
+
+    /// Ends it; what its launcher has begun goes on.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn ends(mut self) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
         let status = until(PATIENCE, "upcalld's end", || {
             self.child.try_wait().ok().flatten()
@@ -269,10 +282,7 @@ impl Daemon {
             "upcalld ended with {status}: {}",
             self.log()
         );
-        until(PATIENCE, "the launcher's end", || {
-            (!runs(self.launcher)).then_some(())
-        })?;
-        left_nothing(sandbox)
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
 use crate::command::{command, run};
+use crate::hook::HostHook;
 use crate::sandbox::Sandbox;
 
 /// Whom the kernel starts.
@@ -56,7 +57,18 @@ impl HostKeyHook {
     /// # Errors
     /// As flock(2), mount(2), and the rest of it.
     pub fn borrow(sandbox: &Sandbox) -> Result<Self> {
-        let lock = lock()?;
+        Self::mounted(sandbox, Some(lock()?))
+    }
+
+    /// Borrows it beside the hook for cores, whose lock is held.
+    ///
+    /// # Errors
+    /// As [`HostKeyHook::borrow`].
+    pub fn beside(_borrowed: &HostHook, sandbox: &Sandbox) -> Result<Self> {
+        Self::mounted(sandbox, None)
+    }
+
+    fn mounted(sandbox: &Sandbox, lock: Option<File>) -> Result<Self> {
         // Where the shim finds it: the name itself is taken.
         let previous = sandbox.path("request-key.distrib");
         std::fs::copy(PROGRAM, &previous).context(PROGRAM)?;
@@ -80,15 +92,16 @@ impl HostKeyHook {
         ensure!(!Path::new(LINES).exists(), "{LINES} is an admin's");
         let former = std::fs::read(FILE).unwrap_or_default();
         std::fs::write(SAVED, former)?;
-        Self::guarded(lock, PathBuf::from(PROGRAM))
+        Self::guarded(Some(lock), PathBuf::from(PROGRAM))
     }
 
-    fn guarded(lock: File, previous: PathBuf) -> Result<Self> {
+    fn guarded(lock: Option<File>, previous: PathBuf) -> Result<Self> {
+        let held = lock.map_or_else(Stdio::null, |lock| Stdio::from(OwnedFd::from(lock)));
         // Its end of the pipe closes with us; and the lock is held until it is done.
         let guard = command("setsid")
             .args(["sh", "-c", &format!("cat >/dev/null\n{PUT_BACK}")])
             .stdin(Stdio::piped())
-            .stdout(Stdio::from(OwnedFd::from(lock)))
+            .stdout(held)
             .spawn()?;
         Ok(Self { guard, previous })
     }

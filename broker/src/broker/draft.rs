@@ -217,13 +217,13 @@ impl Draft {
         self.record.message = Some(format!("the shim's deadline was over; {what}"));
     }
 
-    /// The process was killed while the kernel waited for our answer; its number is all that is left of it.
-    pub(super) fn killed(&mut self, pid: u32) {
+    /// The kernel asked by its socket and got no answer; the process's number is all that is left of it.
+    pub(super) fn unanswered(&mut self, pid: u32, reason: Reason, message: &str) {
         let record = &mut self.record;
         record.process.pid = Some(pid);
         record.outcome = Outcome::Lost;
-        record.reason = Some(Reason::Killed.to_string());
-        record.message = Some("it was killed before the kernel was told what to do".to_owned());
+        record.reason = Some(reason.to_string());
+        record.message = Some(message.to_owned());
         record.core = Some(Core {
             hook: "socket".to_owned(),
             ..Core::default()
@@ -471,6 +471,10 @@ pub(super) fn close_former(mut record: Record, reports: &[Report]) -> Record {
         .is_some_and(|core| core.hook == "socket");
     let (outcome, what) = match (ended || stored.is_some(), claimed) {
         (true, _) => (Outcome::Partial, "what had been started went on without it"),
+        (false, _) if record.core.is_none() => (
+            Outcome::Failed,
+            "the shim did what it had been told by then, or refused",
+        ),
         (false, true) => (Outcome::Lost, "what had been started left no word"),
         (false, false) if by_socket => (
             Outcome::Lost,

@@ -17,6 +17,7 @@ use crate::broker::Broker;
 use crate::hooks::pattern;
 use crate::hooks::sysctl::CoreSysctl;
 use crate::intake;
+use crate::intake::accepted::{Accepted, Note};
 use crate::intake::coresock::RefusedConnection;
 use crate::intake::shim::{Call, IntakeError};
 use crate::linux::{coresock, seqpacket};
@@ -94,7 +95,7 @@ fn kernel(
 /// Takes requests until told to stop; returns the tasks that still run then.
 pub(super) async fn accept(
     doors: Doors,
-    broker: Arc<Broker>,
+    (broker, accepted): (Arc<Broker>, Arc<Accepted>),
     any_peer: bool,
     mut stopping: watch::Receiver<bool>,
 ) -> JoinSet<()> {
@@ -112,7 +113,7 @@ pub(super) async fn accept(
                 handled.spawn(shims(connection, Arc::clone(&broker), any_peer));
             }),
             connection = doors.kernel_connection() => connection.map(|connection| {
-                handled.spawn(kernels(connection, Arc::clone(&broker)));
+                handled.spawn(kernels(accepted.note(&connection), connection, Arc::clone(&broker)));
             }),
         };
         if let Err(error) = accepted {
@@ -126,7 +127,11 @@ pub(super) async fn accept(
         && doors.own
         && let Ok(Ok(connection)) = tokio::time::timeout(LEFT, doors.kernel_connection()).await
     {
-        handled.spawn(kernels(connection, Arc::clone(&broker)));
+        handled.spawn(kernels(
+            accepted.note(&connection),
+            connection,
+            Arc::clone(&broker),
+        ));
     }
     handled
 }
@@ -142,12 +147,13 @@ async fn shims(connection: seqpacket::Connection, broker: Arc<Broker>, any_peer:
     }
 }
 
-/// The kernel's own.
-async fn kernels(connection: OwnedFd, broker: Arc<Broker>) {
+/// The kernel's own, which is noted until its record is closed.
+async fn kernels(noted: Option<Note>, connection: OwnedFd, broker: Arc<Broker>) {
     match intake::coresock::take(connection, broker.resolver().host()).await {
         Ok(call) => broker.core(call).await,
         Err(RefusedConnection::Killed { pid, started }) => broker.killed(pid, started),
         Err(error @ RefusedConnection::Handlers(_)) => debug!("not taken: {error}"),
         Err(error) => warn!("not taken: {error}"),
     }
+    drop(noted);
 }

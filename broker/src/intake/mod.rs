@@ -1,5 +1,6 @@
 //! Where upcalls come in: accept, see who it is, and turn what they say into an upcall.
 
+pub mod accepted;
 pub mod call;
 pub mod coresock;
 pub mod key;

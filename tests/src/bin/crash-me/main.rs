@@ -8,12 +8,13 @@ mod hostile;
 mod receiver;
 mod sys;
 
+use std::ffi::CString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use nix::sys::prctl::set_dumpable;
+use nix::sys::prctl::{set_dumpable, set_name};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -95,7 +96,7 @@ fn reap() {
 fn victim(words: &[String]) -> ExitCode {
     let mut memory = Vec::new();
     let (mut threads, mut leader_exits, mut times, mut waiting) = (0_u32, false, None, false);
-    let mut in_thread = false;
+    let (mut in_thread, mut name) = (false, None);
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let number = value.parse::<u64>().unwrap_or(0);
@@ -107,6 +108,7 @@ fn victim(words: &[String]) -> ExitCode {
             "--threads" => threads = u32::try_from(number).unwrap_or(0),
             "--leader-exits" => leader_exits = true,
             "--in-thread" => in_thread = true,
+            "--name" => name = Some(value),
             "--uid" => drop(setuid(Uid::from_raw(u32::try_from(number).unwrap_or(0)))),
             "--undumpable" => drop(set_dumpable(false).ok()),
             "--core-limit" => drop(setrlimit(Resource::RLIMIT_CORE, number, number)),
@@ -118,7 +120,10 @@ fn victim(words: &[String]) -> ExitCode {
         wait();
     }
     if let Some(times) = times {
-        return burst(times);
+        return burst(times, name);
+    }
+    if let Some(name) = name.and_then(|name| CString::new(name).ok()) {
+        let _ = set_name(&name);
     }
     for _ in 0..threads {
         std::thread::spawn(std::thread::park);
@@ -158,12 +163,12 @@ fn next(signals: &SignalFd) -> Option<Signal> {
     Signal::try_from(signal.ssi_signo.cast_signed()).ok()
 }
 
-/// Crashes so many times, a few children at a time; prints how many dumped core.
+/// Crashes so many times, a few children at a time, by this name; prints how many dumped core.
 #[expect(
     clippy::disallowed_methods,
     reason = "the daemon's rule; this is no daemon"
 )]
-fn burst(times: u64) -> ExitCode {
+fn burst(times: u64, name: Option<&str>) -> ExitCode {
     const AT_ONCE: usize = 8;
     let mut dumped = 0;
     let mut running = Vec::new();
@@ -175,7 +180,8 @@ fn burst(times: u64) -> ExitCode {
         if running.len() == AT_ONCE {
             reap(&mut running.remove(0));
         }
-        match Command::new("/crash-me").spawn() {
+        let name = name.map(|name| format!("--name={name}"));
+        match Command::new("/crash-me").args(name).spawn() {
             Ok(child) => running.push(child),
             Err(_) => return ExitCode::FAILURE,
         }

@@ -1,0 +1,178 @@
+//! Connections of the kernel's that are not answered yet, in a file that outlives a daemon which is killed. By the pipe a
+//! shim knows of each core; by the socket nobody else does, and each is to have its record.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use crate::store::records::now_micros;
+
+/// More than are taken at once.
+const PLACES: u16 = 4096;
+
+/// A place: microseconds since the epoch, pid, name. All zero is a free one.
+const LENGTH: usize = 32;
+const NAME: std::ops::Range<usize> = 12..28;
+
+/// The file and its free places.
+#[derive(Debug)]
+pub struct Accepted {
+    file: File,
+    free: Mutex<Vec<u16>>,
+}
+
+/// A connection that is noted for as long as this lives.
+#[derive(Debug)]
+pub struct Note {
+    accepted: Arc<Accepted>,
+    place: u16,
+}
+
+/// What a former daemon had accepted and was killed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// When: microseconds since the epoch.
+    pub micros: u64,
+    /// The process.
+    pub pid: u32,
+    /// The name of its first thread; empty where it could not be read.
+    pub comm: Vec<u8>,
+}
+
+impl Accepted {
+    /// Opens the file below the directory of sockets, which nobody else may write to, and empties it. Returns what was in
+    /// it.
+    ///
+    /// # Errors
+    /// As open(2), ftruncate(2).
+    pub fn open(run: &Path) -> std::io::Result<(Arc<Self>, Vec<Left>)> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let file = options.mode(0o600).open(run.join("accepted"))?;
+        let mut left = Vec::new();
+        let mut bytes = [0; LENGTH];
+        for place in 0..PLACES {
+            if file.read_exact_at(&mut bytes, offset(place)).is_err() {
+                break;
+            }
+            left.extend(Left::read(&bytes));
+        }
+        file.set_len(0)?;
+        let free = Mutex::new((0..PLACES).rev().collect());
+        Ok((Arc::new(Self { file, free }), left))
+    }
+
+    /// Notes who connected; `None` where that cannot be known, or there is no room.
+    pub fn note(self: &Arc<Self>, connection: &OwnedFd) -> Option<Note> {
+        let pid = getsockopt(connection, PeerCredentials).ok()?.pid();
+        let pid = u32::try_from(pid).ok()?;
+        let mut comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        comm.pop_if(|last| *last == b'\n');
+        let micros = now_micros();
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = free.pop()?;
+        drop(free);
+        let note = Note {
+            accepted: Arc::clone(self),
+            place,
+        };
+        let left = Left { micros, pid, comm };
+        self.file.write_all_at(&left.bytes(), offset(place)).ok()?;
+        Some(note)
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        let Accepted { file, free } = &*self.accepted;
+        // A place that cannot be cleared would name somebody else the next time.
+        if file.write_all_at(&[0; LENGTH], offset(self.place)).is_ok() {
+            let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.push(self.place);
+        }
+    }
+}
+
+impl Left {
+    fn bytes(&self) -> [u8; LENGTH] {
+        let mut bytes = [0; LENGTH];
+        let parts = self
+            .micros
+            .to_le_bytes()
+            .into_iter()
+            .chain(self.pid.to_le_bytes());
+        let name = self.comm.iter().copied().take(NAME.len());
+        for (to, from) in bytes.iter_mut().zip(parts.chain(name)) {
+            *to = from;
+        }
+        bytes
+    }
+
+    fn read(bytes: &[u8; LENGTH]) -> Option<Self> {
+        let (micros, rest) = bytes.split_first_chunk()?;
+        let (pid, _) = rest.split_first_chunk()?;
+        let (micros, pid) = (u64::from_le_bytes(*micros), u32::from_le_bytes(*pid));
+        let comm = bytes.get(NAME)?.iter().copied();
+        let comm = comm.take_while(|byte| *byte != 0).collect();
+        (micros != 0 && pid != 0).then_some(Self { micros, pid, comm })
+    }
+}
+
+fn offset(place: u16) -> u64 {
+    u64::from(place) * LENGTH as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_was_not_answered_is_known_to_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let (accepted, left) = Accepted::open(directory.path()).unwrap();
+        assert!(left.is_empty());
+        let (one, _other) = UnixStream::pair().unwrap();
+        let one = OwnedFd::from(one);
+        let answered = accepted.note(&one).unwrap();
+        let open = accepted.note(&one).unwrap();
+        drop(answered);
+        let (again, left) = Accepted::open(directory.path()).unwrap();
+        let [left] = left.as_slice() else {
+            panic!("{left:?}");
+        };
+        let comm = std::fs::read("/proc/self/comm").unwrap();
+        assert_eq!(left.comm, comm.strip_suffix(b"\n").unwrap());
+        assert_eq!(left.pid, std::process::id());
+        assert!(now_micros() - left.micros < 60_000_000);
+        // Emptied: nobody is told of twice.
+        drop((open, again));
+        assert!(Accepted::open(directory.path()).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn whatever_is_in_the_file_is_no_harm() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("accepted"), vec![0xff; 200_001]).unwrap();
+        let (_, left) = Accepted::open(directory.path()).unwrap();
+        assert_eq!(left.len(), usize::from(PLACES));
+        assert!(left.iter().all(|left| left.comm.len() == 16));
+    }
+
+    #[test]
+    fn a_full_file_notes_no_more_and_a_place_is_used_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (accepted, _) = Accepted::open(directory.path()).unwrap();
+        let (one, _other) = UnixStream::pair().unwrap();
+        let one = OwnedFd::from(one);
+        let mut notes: Vec<Note> = std::iter::from_fn(|| accepted.note(&one)).collect();
+        assert_eq!(notes.len(), usize::from(PLACES));
+        notes.pop();
+        assert!(accepted.note(&one).is_some());
+    }
+}
