@@ -40,12 +40,13 @@ RUNTIME_PACKAGES := crun uidmap containerd/containerd docker.io/dockerd docker-c
 KERNEL_PACKAGES := binutils cpio kmod xz-utils zstd keyutils libcap2-bin debian-archive-keyring
 CHECK_PACKAGES := $(DEMO_PACKAGES) $(KERNEL_PACKAGES) gdb/gdb systemd $(RUNTIME_PACKAGES)
 
-.PHONY: help build helpers test-programs bench-peer demo check check-host check-kernels bench soak fuzz install uninstall deb clean
+.PHONY: help build helpers test-programs bench-peer demo check check-host check-keyutils check-kernels bench soak fuzz install uninstall
+.PHONY: deb clean
 
 help:
 	@echo 'upcalld: the kernel'\''s upcalls, answered in the right container'
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do \
-		[ "$$name" = build ] && name= ; printf '  make %-11s %s\n' "$$name" "$$what"; done
+		[ "$$name" = build ] && name= ; printf '  make %-14s %s\n' "$$name" "$$what"; done
 	@echo 'demo and check install the Debian packages they lack and name them first'
 
 build: helpers ## build it; what the kernel starts is linked statically
@@ -80,6 +81,9 @@ check-host: ## the rest, on this host's real hooks, saved and put back also on f
 
 check-kernels: ## the end-to-end tests on Debian's kernels, oldest to newest, in virtual machines; root, 1 h
 	@tools/check --kernels $(CHECK_PACKAGES)
+
+check-keyutils: ## keyutils' own tests, without us and with us in the kernel's place; root, 5 min
+	@tools/check --keyutils $(CHECK_PACKAGES) lsb-release/lsb_release file/file
 
 bench: ## side by side with what the kernel and other handlers cost: medians, ratios
 	@tools/need $(DEMO_PACKAGES)

@@ -30,6 +30,8 @@ pub enum Need {
     Coredumpctl,
     /// nfsidmap and cifs.upcall with their libraries, unpacked by `make check`; keyctl.
     KeyHelpers,
+    /// keyutils' own tests: `make check-keyutils`.
+    KeyutilsSource,
     /// gdb.
     Gdb,
     /// A gcc that makes 32-bit programs.
@@ -83,7 +85,12 @@ impl Need {
                         .map(crate::programs::unpacked)
                         .iter()
                         .all(|place| place.is_dir()),
-                "keyctl, and nfsidmap and cifs.upcall (tools/unpack TARGET/unpacked nfs-common …)",
+                "nfsidmap and cifs.upcall (tools/unpack TARGET/unpacked nfs-common …)",
+            ),
+            Self::KeyutilsSource => (
+                std::env::var_os("UPCALLD_TEST_KEYUTILS").is_some()
+                    && crate::programs::target().join("keyutils/tests").is_dir(),
+                "the tests of keyutils (make check-keyutils)",
             ),
             Self::Gdb => (has("gdb"), "gdb"),
             Self::Coredumpctl => (

@@ -102,7 +102,7 @@ fn two_hundred_of_one_container_are_bounded_and_another_is_served() -> Result<()
     let quiet = start(&scene, "q", "/key-me --answer $1 served")?;
     prepare(&storm, 200, ["user", "storm:"])?;
     go(&storm)?;
-    until(Duration::from_secs(10), "helpers that hang", || {
+    until(PATIENCE, "helpers that hang", || {
         storm
             .root()
             .inside("/cores")

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use upcall_e2e::command::command;
+use upcall_e2e::command::{command, run};
 use upcall_e2e::container::Container;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::key_hook::HostKeyHook;
@@ -25,6 +25,8 @@ impl KeyScene {
 
     /// With these settings and rules.
     pub(crate) fn with_settings(settings: &str, rules: &str) -> Result<Self> {
+        // Where it is a module, nobody loads it for a key's sake.
+        drop(run(command("modprobe").arg("dns_resolver")));
         let sandbox = Sandbox::new()?;
         sandbox.settings(settings)?;
         sandbox.rules(rules)?;

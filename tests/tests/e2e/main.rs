@@ -34,6 +34,7 @@ mod host_key_pass;
 mod host_key_runtimes;
 #[cfg(test)]
 mod host_key_scene;
+mod host_key_suite;
 #[cfg(test)]
 mod host_keys;
 #[cfg(test)]

@@ -11,6 +11,7 @@
 
 mod crash;
 mod idle;
+mod key;
 mod records;
 mod refuse;
 mod resolve;
@@ -51,7 +52,7 @@ fn run() -> Result<()> {
             "--rounds" => rounds = value.parse()?,
             "--only" => only = Some(value),
             _ => anyhow::bail!(
-                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|refuse|storm|store|records|resolve|idle]"
+                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|refuse|key|storm|store|records|resolve|idle]"
             ),
         }
     }
@@ -68,6 +69,9 @@ fn run() -> Result<()> {
     }
     if wanted("refuse") {
         refuse::run(&programs, rounds)?;
+    }
+    if wanted("key") {
+        key::run(&programs, rounds)?;
     }
     if wanted("storm") {
         storm::run(&programs, rounds)?;

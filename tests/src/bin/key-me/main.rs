@@ -4,6 +4,7 @@
 //! that there can be, 4,095 of them. `key-me --full BYTES TYPE …` has a key of so many bytes before it asks.
 //! `key-me --many COUNT FIFO TYPE DESCRIPTION CALLOUT` reads the fifo to its end and then asks so often at once, each time
 //! for another description, and prints how often which answer came, and when the last one did.
+//! `key-me --time COUNT TYPE DESCRIPTION CALLOUT` asks one after the other, and prints the nanoseconds that each took.
 //! `key-me --answer SERIAL PAYLOAD` instantiates, as a helper that has the authority.
 //! `key-me --names ADDRESS` says so for every name, on this network namespace's 127.0.0.1.
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         }
         b"--full" => full(&words),
         b"--many" => many::ask(&words),
+        b"--time" => many::time(&words),
         b"--answer" => answer(&words),
         b"--names" => names(&words),
         _ => ask(&words),

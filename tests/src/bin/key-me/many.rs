@@ -1,4 +1,4 @@
-//! Many requests at once.
+//! Many requests, at once or one after the other.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -16,7 +16,27 @@ use crate::{number, request, sys};
 const MAX: usize = 1000;
 const STACK: usize = 256 << 10;
 
-/// Asks; the words as in the command line.
+/// Asks one after the other; the words as in the command line.
+pub(crate) fn time(words: &[Vec<u8>]) -> Result<String, Errno> {
+    let [_, count, kind, description, callout] = words else {
+        return Err(Errno::EINVAL);
+    };
+    let count: usize = number(count)
+        .filter(|count| *count <= MAX)
+        .ok_or(Errno::EINVAL)?;
+    sys::join_session()?;
+    let mut lines = Vec::new();
+    for place in 0..count {
+        let description = [description.as_slice(), place.to_string().as_bytes()].concat();
+        let words = [kind.clone(), description, callout.clone()];
+        let start = Instant::now();
+        request(&words)?;
+        lines.push(start.elapsed().as_nanos().to_string());
+    }
+    Ok(lines.join("\n"))
+}
+
+/// Asks at once; the words as in the command line.
 pub(crate) fn ask(words: &[Vec<u8>]) -> Result<String, Errno> {
     let [_, count, go, kind, description, callout] = words else {
         return Err(Errno::EINVAL);
