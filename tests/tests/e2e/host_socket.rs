@@ -272,11 +272,11 @@ fn a_daemon_that_is_killed_before_it_answers_parks_nobody() -> Result<()> {
         assert!(!parked.wait()?.core_dumped(), "{step}");
         assert!(start.elapsed() < Duration::from_secs(2), "{step}");
         let daemon = Daemon::start_strict(&sandbox)?;
-        if step == "opened" {
-            let record = daemon.records().of(parked.id())?;
-            assert_eq!(record.outcome, Outcome::Lost, "{record:?}");
-            assert_eq!(record.reason.as_deref(), Some("daemon_down"));
-        }
+        let record = daemon.records().of(parked.id())?;
+        assert_eq!(record.outcome, Outcome::Lost, "{record:?}");
+        assert_eq!(record.reason.as_deref(), Some("daemon_down"));
+        assert_eq!(record.process.comm.as_deref(), Some("crash-me"));
+        assert_eq!(daemon.records().all().len(), 1, "{step}");
         let mut next = victim(&sandbox, &[])?;
         assert!(next.wait()?.core_dumped());
         assert_eq!(daemon.records().of(next.id())?.outcome, Outcome::Done);
