@@ -32,6 +32,12 @@ pub enum Need {
     KeyHelpers,
     /// keyutils' own tests: `make check-keyutils`.
     KeyutilsSource,
+    /// python3, for what only a program with libc's odd corners does.
+    Python,
+    /// perl, likewise.
+    Perl,
+    /// dpkg-divert, and so Debian's own list of files.
+    Dpkg,
     /// gdb.
     Gdb,
     /// A gcc that makes 32-bit programs.
@@ -58,10 +64,11 @@ impl Need {
     /// What of it is not there.
     pub fn missing(self) -> Option<&'static str> {
         let (there, what) = match self {
+            Self::Runc | Self::Crun | Self::Python | Self::Perl | Self::Dpkg | Self::Gdb => {
+                self.program()
+            }
             Self::Root => (nix::unistd::Uid::effective().is_root(), "root"),
-            Self::Runc => (has("runc"), "runc"),
             Self::Podman => (has("podman") && has("conmon"), "podman and conmon"),
-            Self::Crun => (has("crun"), "crun"),
             Self::Docker => (has("dockerd") && has("docker"), "dockerd and docker"),
             Self::Containerd => (has("containerd") && has("ctr"), "containerd and ctr"),
             Self::Lxc => (has("lxc-start"), "lxc"),
@@ -92,7 +99,6 @@ impl Need {
                     && crate::programs::target().join("keyutils/tests").is_dir(),
                 "the tests of keyutils (make check-keyutils)",
             ),
-            Self::Gdb => (has("gdb"), "gdb"),
             Self::Coredumpctl => (
                 has("coredumpctl")
                     || crate::programs::unpacked("systemd-coredump")
@@ -137,6 +143,23 @@ impl Need {
             ),
         };
         (!there).then_some(what)
+    }
+}
+
+impl Need {
+    /// The one program that it is, and whether it is there.
+    fn program(self) -> (bool, &'static str) {
+        const PROGRAMS: [(Need, &str); 6] = [
+            (Need::Runc, "runc"),
+            (Need::Crun, "crun"),
+            (Need::Python, "python3"),
+            (Need::Perl, "perl"),
+            (Need::Dpkg, "dpkg-divert"),
+            (Need::Gdb, "gdb"),
+        ];
+        let found = PROGRAMS.into_iter().find(|(need, _)| *need == self);
+        let program = found.map_or("a program", |(_, program)| program);
+        (has(program), program)
     }
 }
 

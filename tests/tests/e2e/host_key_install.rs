@@ -58,7 +58,7 @@ fn ask(sandbox: &Sandbox, words: &[&str]) -> Result<String> {
 
 #[test]
 fn the_distributions_program_is_diverted_ours_is_tried_and_theirs_comes_back() -> Result<()> {
-    needs!(HostHooks, Root);
+    needs!(HostHooks, Root, Dpkg);
     let sandbox = Sandbox::new()?;
     sandbox.rules(RULES)?;
     let daemon = Daemon::start_strict(&sandbox)?;
@@ -142,7 +142,7 @@ fn the_distributions_program_is_diverted_ours_is_tried_and_theirs_comes_back() -
 
 #[test]
 fn a_line_sends_keys_of_some_types_and_the_program_stays_the_distributions() -> Result<()> {
-    needs!(HostHooks, Root);
+    needs!(HostHooks, Root, Dpkg);
     let sandbox = Sandbox::new()?;
     sandbox.rules(RULES)?;
     let daemon = Daemon::start_strict(&sandbox)?;
@@ -207,7 +207,7 @@ fn a_line_sends_keys_of_some_types_and_the_program_stays_the_distributions() -> 
 
 #[test]
 fn a_line_passes_to_what_answered_its_type_before() -> Result<()> {
-    needs!(HostHooks, Root);
+    needs!(HostHooks, Root, Dpkg);
     let sandbox = Sandbox::new()?;
     sandbox.rules(RULES)?;
     let daemon = Daemon::start_strict(&sandbox)?;

@@ -35,7 +35,7 @@ fn missed(scene: &HostScene, reason: &str) -> Result<Record> {
 
 #[test]
 fn a_shim_that_cannot_be_started_is_missed_and_what_the_kernel_skips_is_not() -> Result<()> {
-    needs!(HostHooks, Root);
+    needs!(HostHooks, Root, Python);
     let scene = HostScene::new(PROBE_AND_STORE)?;
     // Skipped by a limit of 1, skipped because it is not dumpable; and one with a limit of 0, which is none to a pipe.
     crash("exec prlimit --core=1:1")?;

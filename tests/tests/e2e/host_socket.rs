@@ -161,7 +161,7 @@ const FORGE: &str = "import os, socket, struct, sys, time\n\
 
 #[test]
 fn who_connects_and_then_crashes_is_asked_about_by_the_kernel_alone() -> Result<()> {
-    needs!(HostHooks, Root);
+    needs!(HostHooks, Root, Python);
     let scene = HostScene::by(MODE, STORE)?;
     let socket = kernel_socket(&scene.sandbox.sockets(), &scene.sandbox.hooks());
     let mut forger = command("python3");

@@ -245,7 +245,7 @@ fn a_process_of_the_host_gets_its_file_as_its_user() -> Result<()> {
 
 #[test]
 fn a_process_that_is_outside_of_its_own_root_is_not_followed_there() -> Result<()> {
-    needs!(Root);
+    needs!(Root, Perl);
     let scene = Scene::new(&rule("core", ""))?;
     let root = scene.sandbox.path("root");
     std::fs::create_dir_all(&root)?;

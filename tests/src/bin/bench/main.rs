@@ -12,6 +12,7 @@
 mod crash;
 mod idle;
 mod key;
+mod modules;
 mod records;
 mod refuse;
 mod resolve;
@@ -52,7 +53,7 @@ fn run() -> Result<()> {
             "--rounds" => rounds = value.parse()?,
             "--only" => only = Some(value),
             _ => anyhow::bail!(
-                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|refuse|key|storm|store|records|resolve|idle]"
+                "unknown option {word}; bench --libexec DIR --daemon PATH [--rounds N] [--only crash|shim|refuse|key|modules|storm|store|records|resolve|idle]"
             ),
         }
     }
@@ -72,6 +73,9 @@ fn run() -> Result<()> {
     }
     if wanted("key") {
         key::run(&programs, rounds)?;
+    }
+    if wanted("modules") {
+        modules::run(&programs, rounds)?;
     }
     if wanted("storm") {
         storm::run(&programs, rounds)?;

@@ -2,7 +2,8 @@
 //!
 //! `module-me [--threads N] [--times N] socket FAMILY` opens sockets of a family, by its number; `… fs NAME` asks for a
 //! file system, which takes CAP_SYS_ADMIN in the own user namespace. `{}` in NAME is the number of the thread. Prints
-//! `made` or `no ERROR` for the last one, and how many microseconds the slowest took.
+//! `made` or `no ERROR` for the last one, and how many microseconds the slowest took; with `--each`, for one thread, `: ` and
+//! how many each took.
 
 mod sys;
 
@@ -15,6 +16,8 @@ use nix::errno::Errno;
 #[expect(clippy::print_stdout, reason = "it is what the program is for")]
 fn main() -> ExitCode {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let each = words.first().is_some_and(|word| word == "--each");
+    words.drain(..usize::from(each));
     let mut option = |name: &str| {
         let at = words.iter().position(|word| word == name)?;
         let value = words.drain(at..=at + 1).nth(1)?;
@@ -22,6 +25,16 @@ fn main() -> ExitCode {
     };
     let threads = option("--threads").unwrap_or(1);
     let times = option("--times").unwrap_or(1);
+    if each {
+        let took = (0..times).map(|_| {
+            let start = Instant::now();
+            // Each is refused, or there is none.
+            let _ = ask(&words, 0);
+            start.elapsed().as_micros().to_string()
+        });
+        println!("asked: {}", took.collect::<Vec<_>>().join(" "));
+        return ExitCode::SUCCESS;
+    }
     let started: Vec<_> = (0..threads)
         .map(|number| {
             let words = words.clone();
