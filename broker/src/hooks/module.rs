@@ -77,6 +77,8 @@ pub enum ModuleHookError {
 pub struct Before {
     value: String,
     file: Option<Vec<u8>>,
+    /// The hook's file, while the hook was out until the next boot.
+    again: Option<Vec<u8>>,
 }
 
 /// What became of the hook.
@@ -183,9 +185,11 @@ impl ModuleHook {
             Standing::Foreign(value) if value.starts_with('/') => Some(value),
             Standing::Foreign(value) => return Err(ModuleHookError::Disabled(value)),
         };
+        let file = |path: &Path| secure::read_file(path, SIZE_MAX).ok();
         let before = Before {
             value: self.value()?,
-            file: secure::read_file(&self.path(), SIZE_MAX).ok(),
+            file: file(&self.path()),
+            again: file(&self.shim.hooks.join(AGAIN)),
         };
         let put_in = || -> Result<(), ModuleHookError> {
             self.take_up()?;
@@ -207,7 +211,8 @@ impl ModuleHook {
         }
     }
 
-    /// Puts ours back where it was, unless somebody of ours is at work there. Returns whether it is ours now.
+    /// Puts ours back where it was, unless somebody of ours is at work there, or the kernel is to load nothing at all.
+    /// Returns whether it is ours now.
     ///
     /// # Errors
     /// See [`SysctlError`].
@@ -215,7 +220,8 @@ impl ModuleHook {
         let Some(_lock) = sysctl::try_lock(&self.setting)? else {
             return Ok(false);
         };
-        if !self.path().exists() {
+        // No program is somebody's wish that nothing be loaded any more, which is more than ours.
+        if !self.path().exists() || !self.value()?.starts_with('/') {
             return Ok(false);
         }
         sysctl::write(&self.setting, &self.ours().to_string_lossy())?;
@@ -231,6 +237,9 @@ impl ModuleHook {
         match &before.file {
             Some(bytes) => file::write(&self.shim.hooks, FILE, bytes)?,
             None => self.forget()?,
+        }
+        if let Some(bytes) = &before.again {
+            file::write(&self.shim.hooks, AGAIN, bytes)?;
         }
         Ok(())
     }

@@ -156,14 +156,11 @@ fn scan(shim: &PidRef, since: u64, until: Instant) -> Result<Vec<Origin>, Box<Lo
 
 /// All threads of the host, as they are come by.
 fn threads() -> impl Iterator<Item = u32> {
-    let numbers = |directory: &str| {
+    fn numbers(directory: &str) -> impl Iterator<Item = u32> + use<> {
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.file_name());
-        let numbers = names.filter_map(|name| parse::number(name.as_encoded_bytes()));
-        numbers.collect::<Vec<u32>>()
-    };
-    let processes = numbers("/proc").into_iter();
-    processes.flat_map(move |pid| numbers(&format!("/proc/{pid}/task")))
+        entries.filter_map(|entry| parse::number(entry.file_name().as_encoded_bytes()))
+    }
+    numbers("/proc").flat_map(|pid| numbers(&format!("/proc/{pid}/task")))
 }
 
 /// Whether a thread sleeps in `call_usermodehelper_exec`. What the helper is for only its stack says, which takes

@@ -377,6 +377,16 @@ impl State {
         let asked = last(begun.time, &|event| {
             event.wait.is_some() && event.sub == begun.sub
         })?;
+        // That was another start's: our request was overwritten, and its memory had been used before.
+        let between = |event: &Seen| {
+            event.wait.is_none()
+                && event.sub == begun.sub
+                && event.thread != begun.thread
+                && (asked.time..begun.time).contains(&event.time)
+        };
+        if self.seen.iter().any(between) {
+            return None;
+        }
         Some(Asker {
             thread: asked.thread,
             waits: asked.wait? & WAIT_PROC != 0,
@@ -437,6 +447,24 @@ mod tests {
         assert_eq!(state.asker(1001, 50), asker(200, true));
         assert_eq!(state.asker(1002, 50), asker(101, false));
         assert_eq!(state.asker(7, 50), None);
+    }
+
+    #[test]
+    fn a_start_whose_request_was_overwritten_is_not_its_predecessors() {
+        let state = State {
+            seen: VecDeque::from([
+                seen(10, 100, 0xa, Some(5)),
+                seen(20, 1000, 0xa, None),
+                seen(40, 1002, 0xa, None),
+            ]),
+            ..State::default()
+        };
+        let first = Some(Asker {
+            thread: 100,
+            waits: false,
+        });
+        assert_eq!(state.asker(1000, 50), first);
+        assert_eq!(state.asker(1002, 50), None);
     }
 
     #[test]

@@ -99,8 +99,12 @@ fn what_is_out_for_now_is_wanted_again() {
     let restored = Uninstalled::Restored("/opt/own-modprobe".to_owned());
     assert_eq!(hook.uninstall(true).unwrap(), restored);
     assert!(!hook.path().exists() && hook.is_wanted());
-    // After a boot.
+    // After a boot; the first try fails its self-test, and is none.
     host.set("/sbin/modprobe");
+    let before = host.install().unwrap();
+    hook.undo(&before, &hook.lock().unwrap()).unwrap();
+    assert!(!hook.path().exists() && hook.is_wanted());
+    assert_eq!(hook.value().unwrap(), "/sbin/modprobe");
     host.install().unwrap();
     assert!(host.text().contains("without_daemon = deny"));
     assert_eq!(hook.previous().as_deref(), Some("/sbin/modprobe"));
@@ -150,6 +154,9 @@ fn what_somebody_else_has_written_since_is_left() {
     let lock = host.hook.lock().unwrap();
     assert!(!host.hook.take_back().unwrap(), "somebody is at work there");
     drop(lock);
+    host.set("");
+    assert!(!host.hook.take_back().unwrap(), "nothing is to be loaded");
+    assert_eq!(host.hook.value().unwrap(), "");
     host.set("/opt/other");
     let foreign = Uninstalled::Foreign("/opt/other".to_owned());
     assert_eq!(host.hook.uninstall(false).unwrap(), foreign);

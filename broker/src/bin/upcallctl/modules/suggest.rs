@@ -28,7 +28,7 @@ struct Refused<'a> {
 /// The rules, with comments.
 pub(super) fn rules(all: &[Asked]) -> String {
     let mut of: BTreeMap<String, Refused<'_>> = BTreeMap::new();
-    let mut unregistered = 0_u64;
+    let (mut unregistered, mut unnamed) = (0_u64, 0_u64);
     for asked in all {
         let record = &asked.last;
         let by_rule =
@@ -40,10 +40,15 @@ pub(super) fn rules(all: &[Asked]) -> String {
             unregistered = unregistered.saturating_add(asked.times);
             continue;
         };
-        let refused = of.entry(named(container)).or_default();
+        let Some(name) = named(container) else {
+            unnamed = unnamed.saturating_add(asked.times);
+            continue;
+        };
+        let refused = of.entry(name).or_default();
         if is_plain(&module.alias) && refused.aliases.len() < ALIASES_MAX {
             refused.aliases.insert(&module.alias);
-            refused.anybody |= module.who_can_ask.as_deref() == Some("any_user");
+            let who = module.who_can_ask.as_deref();
+            refused.anybody |= who.is_some_and(|who| who.starts_with("any_user"));
         } else {
             refused.odd.insert(&module.alias);
         }
@@ -59,6 +64,12 @@ pub(super) fn rules(all: &[Asked]) -> String {
         let _ = writeln!(
             text,
             "# {unregistered} more were refused to processes in no registered container: nothing is suggested for those."
+        );
+    }
+    if unnamed > 0 {
+        let _ = writeln!(
+            text,
+            "# {unnamed} more were refused to containers whose id or pod no rule can name: nothing is suggested for those."
         );
     }
     if text.is_empty() {
@@ -101,19 +112,20 @@ fn rule(name: &str, refused: &Refused<'_>) -> String {
     text
 }
 
-/// The lines that name a container, and the rule: by its name if that is a usable one, else by its id.
-fn named(container: &Container) -> String {
+/// The lines that name a container, and the rule: by its name if that is a usable one, else by its id. `None` where what
+/// is left would name others too.
+fn named(container: &Container) -> Option<String> {
     let runtime = &container.runtime;
     let plain = |text: Option<&str>| text.filter(|text| is_plain(text)).map(str::to_owned);
     let (key, word) = match plain(container.name.as_deref()) {
         Some(name) => ("name", name),
-        None => (
-            "id",
-            plain(Some(&container.id)).unwrap_or_else(|| "?".to_owned()),
-        ),
+        None => ("id", plain(Some(&container.id))?),
     };
     let pod = container.pod.as_ref();
-    let namespace = plain(pod.and_then(|pod| pod.namespace.as_deref()));
+    let namespace = match pod.and_then(|pod| pod.namespace.as_deref()) {
+        Some(namespace) => Some(plain(Some(namespace))?),
+        None => None,
+    };
     let before = namespace.as_ref().map(|namespace| format!("{namespace}/"));
     let before = before.unwrap_or_default();
     let owner = container.owner_uid;
@@ -127,7 +139,7 @@ fn named(container: &Container) -> String {
             "\nmatch.pod       = {{ namespace = \"{namespace}\" }}"
         );
     }
-    text
+    Some(text)
 }
 
 /// Letters without a meaning in patterns and texts.
