@@ -56,7 +56,10 @@ pub enum Lines {
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
     /// The other way is taken already.
-    #[error("{} sends keys through upcalld already", .0.display())]
+    #[error(
+        "{} sends keys through upcalld, or did until a package took its name back",
+        .0.display()
+    )]
     Both(PathBuf),
     /// A file by our name.
     #[error("{} is not ours", .0.display())]
@@ -83,6 +86,9 @@ pub enum LineError {
         /// What wins.
         command: String,
     },
+    /// More than one file holds.
+    #[error("the lines would be longer than {SIZE_MAX} bytes")]
+    Long,
     /// Nobody says which line wins.
     #[error(transparent)]
     Oracle(#[from] OracleError),
@@ -164,7 +170,8 @@ impl KeyLines<'_> {
             Lines::Another => return Err(KeyHookError::Another(self.path())),
             Lines::Foreign => return Err(LineError::Taken(self.path()).into()),
         };
-        if self.hook.standing() == Standing::Ours {
+        // Lost: a package has taken the name back, and what was diverted still lies beside it.
+        if matches!(self.hook.standing(), Standing::Ours | Standing::Lost) {
             return Err(LineError::Both(self.hook.place()).into());
         }
         let line = |kind: &String| self.line(kind, &earlier).map_err(KeyHookError::from);
@@ -268,6 +275,10 @@ impl KeyLines<'_> {
 
     fn write(&self, lines: &[Line], trial: Option<&str>) -> Result<(), KeyHookError> {
         let text = self.text(lines, trial);
+        // What is longer would not be known as ours again.
+        if text.len() > usize::try_from(SIZE_MAX).unwrap_or(usize::MAX) {
+            return Err(LineError::Long.into());
+        }
         Ok(file::write(&self.directory(), FILE, text.as_bytes())?)
     }
 

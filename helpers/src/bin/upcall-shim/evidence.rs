@@ -7,10 +7,13 @@ use nix::sys::stat::Mode;
 use upcall_helpers::sys::keys;
 use upcall_helpers::wire::KeyRequest;
 
-/// /proc/keys is read up to here: a host's whole quota of keys is shorter.
+use crate::hook;
+
+/// /proc/keys is read up to here, and no longer than we may take: whoever has thousands of ids can fill it.
 const KEYS_MAX: usize = 64 << 20;
 
 /// Gathers what is known about this key, whose authorisation key was assumed. `thread_keyring` as the kernel says it.
+/// `until`: nanoseconds of `CLOCK_MONOTONIC` after which nobody is looked for any more.
 ///
 /// # Errors
 /// As keyctl(2): the requester may have revoked the key meanwhile.
@@ -18,10 +21,11 @@ pub(crate) fn gather(
     key: i32,
     authorisation: i32,
     thread_keyring: Option<i32>,
+    until: u64,
 ) -> Result<KeyRequest, Errno> {
     Ok(KeyRequest {
         // Without it the daemon does not know who asks, and says so.
-        authorisation: line_of(authorisation).unwrap_or_default(),
+        authorisation: line_of(authorisation, until).unwrap_or_default(),
         described: keys::describe(key)?,
         callout: keys::callout()?,
         thread_keyring: thread_keyring
@@ -31,13 +35,13 @@ pub(crate) fn gather(
 }
 
 /// A key's line in /proc/keys (keyrings(7)): its serial number comes first, in eight hexadecimal digits.
-fn line_of(key: i32) -> Result<Vec<u8>, Errno> {
+fn line_of(key: i32, until: u64) -> Result<Vec<u8>, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let file = open("/proc/keys", flags, Mode::empty())?;
     let wanted = format!("{key:08x} ").into_bytes();
     let (mut text, mut total) = (Vec::new(), 0);
     let mut part = vec![0; 64 * 1024];
-    while total < KEYS_MAX {
+    while total < KEYS_MAX && hook::monotonic() < until {
         let length = nix::unistd::read(&file, &mut part)?;
         if length == 0 {
             break;

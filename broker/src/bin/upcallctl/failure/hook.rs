@@ -74,6 +74,7 @@ fn lines_help(error: &LineError, context: &Context) -> String {
     match error {
         LineError::Both(_) => format!("{} first", context.typed("uninstall key")),
         LineError::Taken(path) => format!("move it away: mv {} /root", path.display()),
+        LineError::Long => "fewer types".to_owned(),
         LineError::Type(_) => "as in --type dns_resolver".to_owned(),
         LineError::Path(_) => "other directories for --libexec and --config".to_owned(),
         LineError::Pipe { .. } => "leave that type out (--type), or --mode program".to_owned(),

@@ -41,7 +41,8 @@ pub(super) fn command(
         .output()
         .map_err(|error| failed(error.to_string()))?;
     let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
+    // It goes into a file whose commands root starts.
+    let said = String::from_utf8(said).map_err(|error| failed(error.to_string()))?;
     said_command(&said).map_err(failed)
 }
 
