@@ -33,7 +33,7 @@ use crate::control::{self, Control};
 use crate::hooks::module::ModuleHook;
 use crate::hooks::pattern;
 use crate::hooks::watch::HookWatch;
-use crate::intake::accepted::Accepted;
+use crate::intake::accepted::{self, Accepted};
 use crate::launch::{Launcher, OwnPrograms, Process};
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::SealedProgram;
@@ -202,10 +202,9 @@ async fn serve(
 /// Closes what a former daemon has left.
 fn take_over(options: &Options, broker: &Broker) -> anyhow::Result<Arc<Accepted>> {
     broker.close_former();
-    let opened = Accepted::open(&options.run);
-    let (accepted, unanswered) =
-        opened.with_context(|| format!("{}/accepted", options.run.display()))?;
-    broker.close_unanswered(&unanswered);
+    broker.close_unanswered(&accepted::left(&options.run));
+    let accepted = Accepted::open(&options.run);
+    let accepted = accepted.with_context(|| format!("{}/accepted", options.run.display()))?;
     broker.know_kept();
     Ok(accepted)
 }

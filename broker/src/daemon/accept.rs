@@ -147,7 +147,7 @@ async fn shims(connection: seqpacket::Connection, broker: Arc<Broker>, any_peer:
     }
 }
 
-/// The kernel's own, which is noted until its record is closed.
+/// The kernel's own, which is noted until it is answered and told, or counted in a refusal that waits to be written.
 async fn kernels(noted: Option<Note>, connection: OwnedFd, broker: Arc<Broker>) {
     match intake::coresock::take(connection, broker.resolver().host()).await {
         Ok(call) => broker.core(call).await,

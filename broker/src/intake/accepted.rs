@@ -11,6 +11,9 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::store::records::now_micros;
 
+/// The file's name.
+const FILE: &str = "accepted";
+
 /// More than are taken at once.
 const PLACES: u16 = 4096;
 
@@ -43,17 +46,10 @@ pub struct Left {
     pub comm: Vec<u8>,
 }
 
-impl Accepted {
-    /// Opens the file below the directory of sockets, which nobody else may write to, and empties it. Returns what was in
-    /// it.
-    ///
-    /// # Errors
-    /// As open(2), ftruncate(2).
-    pub fn open(run: &Path) -> std::io::Result<(Arc<Self>, Vec<Left>)> {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let file = options.mode(0o600).open(run.join("accepted"))?;
-        let mut left = Vec::new();
+/// What a former daemon has left in its file.
+pub fn left(run: &Path) -> Vec<Left> {
+    let mut left = Vec::new();
+    if let Ok(file) = File::open(run.join(FILE)) {
         let mut bytes = [0; LENGTH];
         for place in 0..PLACES {
             if file.read_exact_at(&mut bytes, offset(place)).is_err() {
@@ -61,9 +57,22 @@ impl Accepted {
             }
             left.extend(Left::read(&bytes));
         }
-        file.set_len(0)?;
+    }
+    left
+}
+
+impl Accepted {
+    /// Opens the file below the directory of sockets, which nobody else may write to, and empties it: what was
+    /// [`left`] in it has its records now.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open(run: &Path) -> std::io::Result<Arc<Self>> {
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true);
+        let file = options.mode(0o600).open(run.join(FILE))?;
         let free = Mutex::new((0..PLACES).rev().collect());
-        Ok((Arc::new(Self { file, free }), left))
+        Ok(Arc::new(Self { file, free }))
     }
 
     /// Notes who connected; `None` where that cannot be known, or there is no room.
@@ -135,39 +144,40 @@ mod tests {
     #[test]
     fn what_was_not_answered_is_known_to_the_next() {
         let directory = tempfile::tempdir().unwrap();
-        let (accepted, left) = Accepted::open(directory.path()).unwrap();
-        assert!(left.is_empty());
+        let accepted = Accepted::open(directory.path()).unwrap();
+        assert!(left(directory.path()).is_empty());
         let (one, _other) = UnixStream::pair().unwrap();
         let one = OwnedFd::from(one);
         let answered = accepted.note(&one).unwrap();
         let open = accepted.note(&one).unwrap();
         drop(answered);
-        let (again, left) = Accepted::open(directory.path()).unwrap();
-        let [left] = left.as_slice() else {
-            panic!("{left:?}");
+        let found = left(directory.path());
+        let [found] = found.as_slice() else {
+            panic!("{found:?}");
         };
         let comm = std::fs::read("/proc/self/comm").unwrap();
-        assert_eq!(left.comm, comm.strip_suffix(b"\n").unwrap());
-        assert_eq!(left.pid, std::process::id());
-        assert!(now_micros() - left.micros < 60_000_000);
+        assert_eq!(found.comm, comm.strip_suffix(b"\n").unwrap());
+        assert_eq!(found.pid, std::process::id());
+        assert!(now_micros() - found.micros < 60_000_000);
         // Emptied: nobody is told of twice.
+        let again = Accepted::open(directory.path()).unwrap();
+        assert!(left(directory.path()).is_empty());
         drop((open, again));
-        assert!(Accepted::open(directory.path()).unwrap().1.is_empty());
     }
 
     #[test]
     fn whatever_is_in_the_file_is_no_harm() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("accepted"), vec![0xff; 200_001]).unwrap();
-        let (_, left) = Accepted::open(directory.path()).unwrap();
-        assert_eq!(left.len(), usize::from(PLACES));
-        assert!(left.iter().all(|left| left.comm.len() == 16));
+        let found = left(directory.path());
+        assert_eq!(found.len(), usize::from(PLACES));
+        assert!(found.iter().all(|left| left.comm.len() == 16));
     }
 
     #[test]
     fn a_full_file_notes_no_more_and_a_place_is_used_again() {
         let directory = tempfile::tempdir().unwrap();
-        let (accepted, _) = Accepted::open(directory.path()).unwrap();
+        let accepted = Accepted::open(directory.path()).unwrap();
         let (one, _other) = UnixStream::pair().unwrap();
         let one = OwnedFd::from(one);
         let mut notes: Vec<Note> = std::iter::from_fn(|| accepted.note(&one)).collect();
