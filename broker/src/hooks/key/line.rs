@@ -56,11 +56,11 @@ pub enum Lines {
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
     /// The other way is taken already.
-    #[error(
-        "{} sends keys through upcalld, or did until a package took its name back",
-        .0.display()
-    )]
+    #[error("{} sends keys through upcalld already", .0.display())]
     Both(PathBuf),
+    /// The other way was taken, and a package has taken its name back.
+    #[error("{} is the distribution's again, and what was diverted still lies beside it", .0.display())]
+    Lost(PathBuf),
     /// A file by our name.
     #[error("{} is not ours", .0.display())]
     Taken(PathBuf),
@@ -170,9 +170,10 @@ impl KeyLines<'_> {
             Lines::Another => return Err(KeyHookError::Another(self.path())),
             Lines::Foreign => return Err(LineError::Taken(self.path()).into()),
         };
-        // Lost: a package has taken the name back, and what was diverted still lies beside it.
-        if matches!(self.hook.standing(), Standing::Ours | Standing::Lost) {
-            return Err(LineError::Both(self.hook.place()).into());
+        match self.hook.standing() {
+            Standing::Ours => return Err(LineError::Both(self.hook.place()).into()),
+            Standing::Lost => return Err(LineError::Lost(self.hook.place()).into()),
+            Standing::Another | Standing::Foreign | Standing::Nothing => {}
         }
         let line = |kind: &String| self.line(kind, &earlier).map_err(KeyHookError::from);
         kinds.iter().map(line).collect()

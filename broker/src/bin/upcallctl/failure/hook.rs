@@ -72,7 +72,7 @@ fn writer(setting: &str) -> String {
 /// What to do where lines of request-key.conf cannot be put in.
 fn lines_help(error: &LineError, context: &Context) -> String {
     match error {
-        LineError::Both(_) => format!("{} first", context.typed("uninstall key")),
+        LineError::Both(_) | LineError::Lost(_) => format!("{} first", context.typed("uninstall key")),
         LineError::Taken(path) => format!("move it away: mv {} /root", path.display()),
         LineError::Long => "fewer types".to_owned(),
         LineError::Type(_) => "as in --type dns_resolver".to_owned(),
