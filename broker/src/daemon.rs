@@ -22,8 +22,8 @@ use anyhow::{Context, bail};
 use hook::OwnHook;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 use upcall_config::rule::Policy;
 use upcall_config::settings::Settings;
@@ -47,6 +47,9 @@ const POLICY: &str = "02de504df69140e5b2b2be3c668df400";
 
 /// How long running work may go on after SIGTERM.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long being ready waits for the kernel's process events; where there are some they come at once.
+const LISTENING: Duration = Duration::from_millis(200);
 
 /// Runs until told to end.
 ///
@@ -169,12 +172,10 @@ async fn serve(
         .install_core
         .then(|| OwnHook::put_in(&options, broker.settings().store.keep_free));
     let own_hook = own_hook.transpose()?;
+    let noticing = notice_missed(&options, &broker).await;
     drop(sd_notify::notify(&[NotifyState::Ready]));
     let taking_in = tokio::spawn(Arc::clone(&broker).take_in_for_ever());
     keep_house(&broker);
-    // Where upcalls come from anybody, a crash need not bring one.
-    let noticing = (!options.any_peer).then(|| tokio::spawn(Arc::clone(&broker).notice_missed()));
-
     let ended = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -192,7 +193,7 @@ async fn serve(
     farewell(handled).await;
     watching.abort();
     taking_in.abort();
-    noticing.iter().for_each(tokio::task::JoinHandle::abort);
+    noticing.iter().for_each(JoinHandle::abort);
     controlling.abort();
     broker.flush();
     info!("upcalld ends");
@@ -207,6 +208,18 @@ fn take_over(options: &Options, broker: &Broker) -> anyhow::Result<Arc<Accepted>
     let accepted = accepted.with_context(|| format!("{}/accepted", options.run.display()))?;
     broker.know_kept();
     Ok(accepted)
+}
+
+/// Listens for crashes that bring no upcall; who waits for us to be ready is told when we do.
+async fn notice_missed(options: &Options, broker: &Arc<Broker>) -> Option<JoinHandle<()>> {
+    // Where upcalls come from anybody, a crash need not bring one.
+    if options.any_peer {
+        return None;
+    }
+    let (listens, listening) = oneshot::channel();
+    let noticing = tokio::spawn(Arc::clone(broker).notice_missed(listens));
+    drop(tokio::time::timeout(LISTENING, listening).await);
+    Some(noticing)
 }
 
 /// What goes on beside upcalls for as long as we run.

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 use upcall_config::facts::{Facts, ProcessFacts, Reason};
 
@@ -165,11 +166,13 @@ impl Missed {
 
 impl Broker {
     /// Listens for announcements and records those that bring no upcall; never ends, but where the kernel gives none.
-    pub async fn notice_missed(self: Arc<Self>) {
+    /// Drops `listens` when it does, or will not.
+    pub async fn notice_missed(self: Arc<Self>, listens: oneshot::Sender<()>) {
         let connector = match Connector::open().await {
             Ok(connector) => connector,
             Err(error) => return info!("crashes that bring no upcall are not noticed: {error}"),
         };
+        drop(listens);
         loop {
             let wait = self.missed.next();
             let wait = wait.map(|due| Duration::from_nanos(due.saturating_sub(monotonic())));
