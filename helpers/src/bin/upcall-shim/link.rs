@@ -1,7 +1,7 @@
 //! One question to the daemon, with a deadline on every step.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
@@ -10,6 +10,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::seqpacket;
 use upcall_helpers::wire::{Request, Verdict};
+
+use crate::hook::monotonic;
 
 /// What the daemon said.
 pub(crate) struct Answer {
@@ -31,12 +33,14 @@ pub(crate) fn ask(
     fds: &[BorrowedFd<'_>],
 ) -> Result<Answer, Errno> {
     use std::os::fd::AsRawFd;
-    let start = Instant::now();
     let record = request.encode().map_err(|_| Errno::E2BIG)?;
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     let left = || {
-        let left = hook.deadline.saturating_sub(start.elapsed()).as_micros();
+        // From the shim's own start: what was looked at before counts too.
+        let gone = monotonic().saturating_sub(request.started);
+        let left = hook.deadline.saturating_sub(Duration::from_nanos(gone));
+        let left = left.as_micros();
         // Zero would mean for ever (socket(7)).
         TimeVal::microseconds(i64::try_from(left).unwrap_or(i64::MAX).max(1))
     };
