@@ -48,8 +48,13 @@ pub(crate) fn run(context: &Context, asked: &DumpArgs) -> Result<(), Failure> {
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    let file = unnamed(parent.unwrap_or(Path::new(".")));
-    let file = file.map_err(|source| failed(path, source))?;
+    let file = match unnamed(parent.unwrap_or(Path::new("."))) {
+        // NFS, FAT and the like.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            return named(context, &record, stored, path);
+        }
+        file => file.map_err(|source| failed(path, source))?,
+    };
     unpack(context, &record, stored, &file, (path, Room::All))?;
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
     let linked = linkat(
@@ -60,6 +65,16 @@ pub(crate) fn run(context: &Context, asked: &DumpArgs) -> Result<(), Failure> {
         AtFlags::AT_SYMLINK_FOLLOW,
     );
     linked.map_err(|errno| failed(path, errno.into()))
+}
+
+/// Where a file has to have its name from the beginning. It loses it again where the core does not come out; Ctrl-C leaves
+/// what there is.
+fn named(context: &Context, record: &Record, stored: Stored, path: &Path) -> Result<(), Failure> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let file = file.map_err(|source| failed(path, source))?;
+    let unpacked = unpack(context, record, stored, &file, (path, Room::All));
+    unpacked.inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
 /// A new file in a directory, readable by its owner alone, that has no name and is gone when nobody has it open.
