@@ -353,7 +353,7 @@ impl Broker {
         &self.admit
     }
 
-    /// Those of keys.
+    /// The same of modules.
     pub fn module_admit(&self) -> &Admit {
         self.modules.limits()
     }

@@ -39,9 +39,9 @@ pub fn unused() -> Option<u32> {
     }
     // Who starts at the same moment starts elsewhere.
     let start = std::process::id();
-    let all = (0..=IDS.end() - IDS.start()).map(|step| nth(start.wrapping_add(step)));
+    let mut all = (0..=IDS.end() - IDS.start()).map(|step| nth(start.wrapping_add(step)));
     let free = |id: &u32| !used.contains(id) && !Path::new(TAKEN).join(id.to_string()).exists();
-    { all }.find(free)
+    all.find(free)
 }
 
 fn nth(number: u32) -> u32 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use upcall_e2e::command::{command, run, until};
+use upcall_e2e::command::{command, pause, run, until};
 use upcall_e2e::machine::Machine;
 use upcall_e2e::needs;
 use upcall_e2e::programs::target;
@@ -259,6 +259,9 @@ fn installed_started_again_upgraded_and_removed() -> Result<()> {
     )?;
     scene.sh("systemctl daemon-reload; systemctl restart upcalld.service")?;
     let pid = scene.property("upcalld.service", "MainPID")?;
+    pause(Duration::from_secs(3));
+    let same = scene.property("upcalld.service", "MainPID")?;
+    assert_eq!(same, pid, "one that moves is left alone");
     scene.crash(5, || {
         scene.machine.run(&["kill", "-STOP", &pid])?;
         let other = || {
