@@ -4,9 +4,7 @@ use upcall_config::keytype::{self, Caller, KeyUpcall};
 use upcall_config::text::{printable, unescape};
 use upcall_config::upcall::Upcall;
 
-use super::{Case, Check, ExplainError, Explainer, Explanation, KeyAsked, KeyText};
-use super::{checks, looked_at, plan};
-use crate::broker::{described_asker, facts_of_asker};
+use super::{Case, Check, ExplainError, Explainer, KeyAsked, KeyText};
 
 /// What is said of a request that is refused before any rule is looked at.
 pub(super) const FORGED: &str = "only the kernel asks for keys of this type, and this is a program";
@@ -18,26 +16,13 @@ pub(super) fn case(
     asked: &KeyAsked,
 ) -> Result<Case, ExplainError> {
     let (key, forged, mut taken_for) = wanted(asked)?;
-    let origin = looked_at(pid, crate::identify::key::look)?;
-    let resolution = explainer
-        .resolver
-        .resolve(&origin, explainer.policy.containers());
-    let verified = origin.process.verify();
-    verified.map_err(|_| ExplainError::Ended(pid))?;
-    let facts = facts_of_asker(&origin, &resolution);
-    let (process, container) = described_asker(&origin, &resolution, &facts);
-    let mut explanation = Explanation::new(process, container);
-    explanation.checks = checks(&facts, &resolution, Some(Check::claims(forged)));
-    explanation.refused_nominees.clone_from(&resolution.refused);
-    explanation.taken_for.append(&mut taken_for);
-    explanation.key = Some(KeyText::new(&key, forged));
-    explanation.refused = forged.then(|| FORGED.to_owned());
-    Ok(Case {
-        upcall: Upcall::Key(key),
-        facts,
-        seen: plan::Seen::live(&resolution, &origin),
-        explanation,
-    })
+    let own = Some(Check::claims(forged));
+    let text = KeyText::new(&key, forged);
+    let mut case = explainer.asker(pid, Upcall::Key(key), own)?;
+    case.explanation.taken_for.append(&mut taken_for);
+    case.explanation.key = Some(text);
+    case.explanation.refused = forged.then(|| FORGED.to_owned());
+    Ok(case)
 }
 
 /// The key, whether whoever asks claims to be the kernel and is not, and what was taken for granted.

@@ -26,6 +26,7 @@ use upcall_config::rule::{Policy, Rule};
 use upcall_config::upcall::Upcall;
 
 use crate::admit::Admit;
+use crate::broker::{described_asker, facts_of_asker};
 use crate::hooks::pattern::Pattern;
 use crate::identify::Origin;
 use crate::resolve::{Resolution, Resolver};
@@ -133,6 +134,25 @@ impl Explainer<'_> {
                 self.record(&record, question.all)
             }
         }
+    }
+
+    /// What it would be if a process that is alive waited for a helper of the kernel's.
+    fn asker(&self, pid: u32, upcall: Upcall, own: Option<Check>) -> Result<Case, ExplainError> {
+        let origin = looked_at(pid, crate::identify::key::look)?;
+        let resolution = self.resolver.resolve(&origin, self.policy.containers());
+        let verified = origin.process.verify();
+        verified.map_err(|_| ExplainError::Ended(pid))?;
+        let facts = facts_of_asker(&origin, &resolution);
+        let (process, container) = described_asker(&origin, &resolution, &facts);
+        let mut explanation = Explanation::new(process, container);
+        explanation.checks = checks(&facts, &resolution, own);
+        explanation.refused_nominees.clone_from(&resolution.refused);
+        Ok(Case {
+            upcall,
+            facts,
+            seen: plan::Seen::live(&resolution, &origin),
+            explanation,
+        })
     }
 
     /// Explains a record by the rules of now, as far as it has the facts.

@@ -1,5 +1,6 @@
 //! A place to run the command in: directories of its own, and files in the place of the kernel's settings.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,9 +25,23 @@ pub(crate) struct Said {
 pub(crate) fn is_root(why: &str) -> bool {
     let root = nix::unistd::Uid::effective().is_root();
     if !root {
-        eprintln!("SKIPPED: {why}");
+        skipped(&format!("root: {why}"));
     }
     root
+}
+
+/// Says loudly what a test lacks, and where a later step looks (tools/check).
+pub(crate) fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let line = format!("SKIPPED {}: needs {why}", thread.name().unwrap_or("a test"));
+    eprintln!("{line}");
+    if let Some(path) = std::env::var_os("UPCALLD_TEST_SKIPPED") {
+        let file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path);
+        writeln!(file.unwrap(), "{line}").unwrap();
+    }
 }
 
 impl Bench {

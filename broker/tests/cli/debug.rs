@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
 
-use crate::bench::{Bench, is_root};
+use crate::bench::{Bench, is_root, skipped};
 use crate::cores::crashed;
 use crate::given;
 
@@ -20,7 +20,7 @@ fn can_debug() -> bool {
     }
     let able = has("gdb") && has("setpriv");
     if !able {
-        eprintln!("SKIPPED: needs gdb and setpriv");
+        skipped("gdb and setpriv");
     }
     able
 }
