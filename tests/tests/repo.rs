@@ -217,8 +217,12 @@ mod promises {
 
     /// The names of all tests, wherever they are.
     fn tests() -> Result<BTreeSet<String>> {
+        tests_in(sources()?)
+    }
+
+    fn tests_in(sources: Vec<PathBuf>) -> Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
-        for path in sources()? {
+        for path in sources {
             let text = std::fs::read_to_string(path)?;
             let mut marked = false;
             for line in text.lines().map(str::trim) {
@@ -260,6 +264,23 @@ mod promises {
             threats += 1;
         }
         assert!(threats >= 30, "the tables are not read any more: {threats}");
+        Ok(())
+    }
+
+    #[test]
+    fn every_attack_that_is_played_is_a_threat_of_the_page() -> Result<()> {
+        let page = std::fs::read_to_string(root().join("docs/threat-model.md"))?;
+        let below = root().join("tests/security");
+        let attacks = sources()?
+            .into_iter()
+            .filter(|path| path.starts_with(&below));
+        let attacks = tests_in(attacks.collect())?;
+        let missing: Vec<&String> = attacks
+            .iter()
+            .filter(|attack| !page.contains(&format!("`{attack}`")))
+            .collect();
+        assert!(missing.is_empty(), "no threat names: {missing:#?}");
+        assert!(attacks.len() >= 40, "attacks are not found any more");
         Ok(())
     }
 

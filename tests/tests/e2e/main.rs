@@ -12,11 +12,12 @@ use upcall_e2e::needs;
 #[cfg(test)]
 mod canary;
 #[cfg(test)]
+#[path = "../../security/host_attack.rs"]
+mod host_attack;
+#[cfg(test)]
 mod host_bad_days;
 #[cfg(test)]
 mod host_crashes;
-#[cfg(test)]
-mod host_credentials;
 #[cfg(test)]
 mod host_cut_short;
 #[cfg(test)]
@@ -59,26 +60,8 @@ mod host_takers;
 #[cfg(test)]
 mod host_unit;
 #[cfg(test)]
-mod ns_attack_asker;
-mod ns_attack_bounds;
-#[cfg(test)]
-mod ns_attack_entry;
-#[cfg(test)]
-mod ns_attack_identity;
-#[cfg(test)]
-mod ns_attack_kernel_socket;
-#[cfg(test)]
-mod ns_attack_outside;
-#[cfg(test)]
-mod ns_attack_reuse;
-#[cfg(test)]
-mod ns_attack_socket;
-#[cfg(test)]
-mod ns_attack_time;
-#[cfg(test)]
-mod ns_attack_trace;
-#[cfg(test)]
-mod ns_attack_words;
+#[path = "../../security/ns_attack.rs"]
+mod ns_attack;
 #[cfg(test)]
 mod ns_bad_days;
 #[cfg(test)]
@@ -115,8 +98,6 @@ mod ns_rules;
 #[cfg(test)]
 mod ns_runtime_admin;
 #[cfg(test)]
-mod ns_runtime_forged;
-#[cfg(test)]
 mod ns_runtime_oci;
 #[cfg(test)]
 mod ns_runtime_system;
@@ -124,8 +105,6 @@ mod ns_runtime_system;
 mod ns_service;
 #[cfg(test)]
 mod ns_spool;
-#[cfg(test)]
-mod ns_spool_hostile;
 mod ns_store;
 #[cfg(test)]
 mod ns_takers;

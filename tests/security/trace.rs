@@ -9,7 +9,7 @@ use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
 
-use crate::ns_attack_entry::{BOTH, both_kinds};
+use super::entry::{BOTH, both_kinds};
 use crate::scene::{Scene, script};
 
 /// Lets a process of the container's attack all that appears in it, while helpers come and go.

@@ -10,7 +10,7 @@ use upcall_helpers::seqpacket;
 use upcall_helpers::wire::{Hook, KeyRequest, Request, Verdict, id};
 use upcalld::store::record::{Outcome, Record};
 
-use crate::ns_attack_socket::{connected, send};
+use super::socket::{connected, send};
 use crate::scene::Scene;
 
 const SERIAL: i32 = 0x1b22_c7d1;
