@@ -51,7 +51,6 @@ use crate::store::record::Record;
 use crate::store::records::{RecordError, Records, now_micros};
 use crate::store::{cores, id};
 use clock::Clock;
-pub(crate) use clock::monotonic;
 use cmdline::Cmdlines;
 use draft::Draft;
 pub(crate) use draft::module::module_text;
@@ -61,6 +60,7 @@ use module::Modules;
 use post::Posts;
 pub(crate) use reason::name;
 use refusals::Refusals;
+pub(crate) use upcall_helpers::clock::monotonic;
 
 /// Why an upcall is refused that nobody else could keep.
 const BUSY: &str = "everything is busy: as many upcalls as `limits` allows are in work";

@@ -11,6 +11,9 @@ pub mod wire;
 pub mod cgroupfs;
 
 #[cfg(feature = "socket")]
+pub mod clock;
+
+#[cfg(feature = "socket")]
 pub mod hookfile;
 
 #[cfg(feature = "programs")]

@@ -1,5 +1,7 @@
 //! How long each step of an upcall takes.
 
+use upcall_helpers::clock::monotonic;
+
 /// How far an upcall is, in microseconds since the shim started.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
@@ -30,15 +32,4 @@ impl Clock {
     pub(super) fn since_start(&self, time: u64) -> Option<u64> {
         Some(time.checked_sub(self.started)? / 1000)
     }
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-pub(crate) fn monotonic() -> u64 {
-    let Ok(time) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else {
-        return 0;
-    };
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
 }

@@ -81,6 +81,12 @@ impl Broker {
             let refusal = Refusal::new(Errno::EPERM, Reason::Forged, message);
             return self.refuse_key(&call, seen, &refusal);
         }
+        if seen.wanted.expired {
+            let message =
+                "whoever asked let the key expire before it could be seen which one it was";
+            let refusal = Refusal::new(Errno::EKEYEXPIRED, Reason::Unanswered, message);
+            return self.refuse_key(&call, seen, &refusal);
+        }
         let plan = match &seen.decision.verdict {
             Verdict::Do(plan) => plan.clone(),
             Verdict::Deny(denial) => {
@@ -151,7 +157,7 @@ impl Broker {
         let facts = facts::asker(known, &resolution);
         let decision = decide(&policy, &upcall, &facts, draft.id());
         draft.describe_key(&wanted, known, &resolution, &facts);
-        if !wanted.forged {
+        if wanted.is_for_rules() {
             draft.decided(&policy, &upcall, &facts, &decision);
         }
         draft.timings().decide = clock.step();
@@ -181,7 +187,9 @@ impl Broker {
         }
         let tenant = Tenant::of(&seen.facts);
         let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
-        let rule = rule.filter(|_| !seen.wanted.forged).map(Rule::source);
+        let rule = rule
+            .filter(|_| seen.wanted.is_for_rules())
+            .map(Rule::source);
         let key = refusals::Key::new(rule, &tenant, refusal.reason);
         let wanted = &seen.wanted.upcall;
         let about = [wanted.kind.as_slice(), b";", &wanted.description].concat();

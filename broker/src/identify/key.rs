@@ -24,9 +24,16 @@ pub struct Wanted {
     pub upcall: KeyUpcall,
     /// Whether it claims to be one that only the kernel makes, and is not.
     pub forged: bool,
+    /// Whether nobody could see any more what it was: whoever asked has let it expire.
+    pub expired: bool,
 }
 
 impl Wanted {
+    /// Whether it is for the rules to say what becomes of it.
+    pub fn is_for_rules(&self) -> bool {
+        !self.forged && !self.expired
+    }
+
     /// As rules look at it.
     pub fn upcall(&self) -> Upcall {
         Upcall::Key(self.upcall.clone())
@@ -36,6 +43,7 @@ impl Wanted {
 /// What is wanted. What the shim could not read is unknown, and an unknown type only what a rule denies.
 pub fn wanted(call: &KeyCall) -> Wanted {
     let described = Described::parse(&call.key.described);
+    let expired = described.is_none();
     let (kind, description) =
         described.map_or_else(Default::default, |key| (key.kind, key.description));
     // A keyring of the kernel's is root's, and its name begins with a point, which no user's can.
@@ -45,6 +53,7 @@ pub fn wanted(call: &KeyCall) -> Wanted {
     let caller = keytype::caller(&kind, keyring.as_ref().map(|k| k.description.as_slice()));
     Wanted {
         forged: caller.is_none(),
+        expired,
         upcall: KeyUpcall {
             serial: call.serial,
             kind,

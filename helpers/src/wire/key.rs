@@ -32,7 +32,8 @@ pub const KEY_WORDS: [&str; 7] = [
 pub struct KeyRequest {
     /// The authorisation key's line of /proc/keys, which names the requester: at most 512 bytes.
     pub authorisation: Vec<u8>,
-    /// `type;uid;gid;permissions;description` (keyctl(2), `KEYCTL_DESCRIBE`): at most 4,352 bytes.
+    /// `type;uid;gid;permissions;description` (keyctl(2), `KEYCTL_DESCRIBE`): at most 4,352 bytes. Empty where the key
+    /// had expired before it was looked at.
     pub described: Vec<u8>,
     /// The callout information, any bytes, at most 4,096.
     pub callout: Vec<u8>,

@@ -157,3 +157,31 @@ fn who_asked_or_was_started_may_be_killed_and_so_may_upcalld() -> Result<()> {
     hook.put_back()?;
     daemon.stop(&sandbox)
 }
+
+/// Before it can be seen which key it is, it has expired: the rules are not asked what they would say of a key of no type.
+#[test]
+fn a_key_that_whoever_asked_lets_expire_has_its_record() -> Result<()> {
+    needs!(HostHooks, Root);
+    let scene =
+        KeyScene::new("[[rule]]\nupcall = \"key\"\nanswer = { payload = \"x\", ttl = \"9s\" }\n")?;
+    let mut sent = 0;
+    // He has to be faster than the shim and slower than the clock, which takes him a few attempts.
+    let record = until(Duration::from_mins(2), "an attacker in time", || {
+        let name = format!("attempt:{sent}");
+        let lead = [15, 5, 25, 10, 40][sent % 5].to_string();
+        sent += 1;
+        drop(scene.ask(&["--expire", "20000", &lead, "user", &name, "x"]));
+        let expired = |record: &Record| record.reason.as_deref() == Some("unanswered");
+        scene.daemon.records().all().into_iter().find(expired)
+    })?;
+    assert_eq!(record.outcome, Outcome::Refused, "{record:?}");
+    assert_eq!(record.verdict.rule, None, "{record:?}");
+    let found = key(&record)?;
+    assert_eq!((found.kind.as_str(), found.description.as_str()), ("", ""));
+    assert_eq!(found.errno.as_deref(), Some("EKEYEXPIRED"));
+    assert_eq!(record.process.comm.as_deref(), Some("key-me"));
+    assert_eq!(record.evidence.process.as_deref(), Some("auth_key"));
+    let all = scene.daemon.records().all();
+    assert_eq!(all.len(), sent, "each attempt has its record: {all:?}");
+    scene.end()
+}

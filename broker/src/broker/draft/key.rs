@@ -26,6 +26,10 @@ impl Draft {
         self.found(described, known, 1, resolution, facts);
         self.record.key = Some(key(&wanted.upcall, wanted.forged));
         self.record.unknown = unknown(&self.record, resolution);
+        if wanted.expired {
+            let names = ["key.type", "key.description", "key.callout"];
+            self.record.unknown.extend(names.map(str::to_owned));
+        }
     }
 
     /// What was done about a key or a module.

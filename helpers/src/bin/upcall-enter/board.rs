@@ -6,9 +6,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::sys::{self, SHARED_NUMBERS};
-
-use crate::reporter::monotonic;
 
 /// Numbers per child.
 const ROW: usize = 8;

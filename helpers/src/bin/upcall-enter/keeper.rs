@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::setns;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as WaitIdStatus, waitid};
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::sys::{self, CLONE_CLEAR_SIGHAND, Fork};
 use upcall_helpers::wire::{Enter, Event, FdRole, Launch, NAMESPACES, Place, Stage, WaitStatus};
 
@@ -25,7 +26,7 @@ use crate::failure::{At, Failure, require};
 use crate::join;
 use crate::launcher::{Context, wait_status};
 use crate::relay::Relay;
-use crate::reporter::{Reporter, monotonic};
+use crate::reporter::Reporter;
 use crate::status::{LENGTH, Message};
 
 /// From the fork to the helper's first instruction: longer means a file system that does not answer. Nanoseconds.

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as NixStatus, waitid};
 use nix::unistd::{getppid, pipe2};
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::seqpacket;
 use upcall_helpers::sys::{self, Fork};
 use upcall_helpers::wire::{Event, Launch, RLIMITS, Rlimit, Stage, Task, WaitStatus};
@@ -23,7 +24,7 @@ use upcall_helpers::wire::{Event, Launch, RLIMITS, Rlimit, Stage, Task, WaitStat
 use crate::board::{Board, Row, State};
 use crate::cgroup;
 use crate::failure::{At, Failure};
-use crate::reporter::{Reporter, monotonic};
+use crate::reporter::Reporter;
 use crate::{keeper, plain, seccomp};
 
 /// A keeper beats at least every second; one silent for this long is held by something it cannot leave, as is a

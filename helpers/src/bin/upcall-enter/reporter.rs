@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::time::{ClockId, clock_gettime};
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::seqpacket;
 use upcall_helpers::wire::{Event, Report};
 
@@ -47,16 +47,4 @@ impl<'a> Reporter<'a> {
         }
         let _ = seqpacket::send(self.socket, &bytes, &[]);
     }
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-pub(crate) fn monotonic() -> u64 {
-    let Ok(time) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
-        return 0;
-    };
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    let nanoseconds = u64::try_from(time.tv_nsec()).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(nanoseconds)
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::sys;
 use upcall_helpers::wire::{CORE_PIDFD_WORD, Hook, Request, RequestFd, Verdict, Why};
 
@@ -12,7 +13,7 @@ use crate::{FAILURE, SUCCESS, hook, link, spool};
 
 /// Serves one core dump.
 pub(crate) fn run(mut words: Vec<Vec<u8>>) -> u8 {
-    let started = hook::monotonic();
+    let started = monotonic();
     let hook = hook::file(&mut words, "core");
     let (Ok(stdin), Ok(claim)) = (sys::inherited(0), one_token()) else {
         return FAILURE; // not started by the kernel, or it is out of memory

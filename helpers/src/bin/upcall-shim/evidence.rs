@@ -4,10 +4,9 @@
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::sys::keys;
 use upcall_helpers::wire::KeyRequest;
-
-use crate::hook;
 
 /// /proc/keys is read up to here, and no longer than we may take: whoever has thousands of ids can fill it.
 const KEYS_MAX: usize = 64 << 20;
@@ -15,23 +14,26 @@ const KEYS_MAX: usize = 64 << 20;
 /// Gathers what is known about this key, whose authorisation key was assumed. `thread_keyring` as the kernel says it.
 /// `until`: nanoseconds of `CLOCK_MONOTONIC` after which nobody is looked for any more.
 ///
-/// # Errors
-/// As keyctl(2): the requester may have revoked the key meanwhile.
+/// What cannot be read is empty, and the daemon says what that means: whoever asked may let his key expire meanwhile
+/// (security/keys/keyctl.c, `keyctl_set_timeout`, does not wait until it is answered).
 pub(crate) fn gather(
     key: i32,
     authorisation: i32,
     thread_keyring: Option<i32>,
     until: u64,
-) -> Result<KeyRequest, Errno> {
-    Ok(KeyRequest {
-        // Without it the daemon does not know who asks, and says so.
-        authorisation: line_of(authorisation, until).unwrap_or_default(),
-        described: keys::describe(key)?,
-        callout: keys::callout()?,
+) -> KeyRequest {
+    let authorisation = line_of(authorisation, until).unwrap_or_default();
+    // Half of it would be another key to the rules.
+    let seen = keys::describe(key).and_then(|described| Ok((described, keys::callout()?)));
+    let (described, callout) = seen.unwrap_or_default();
+    KeyRequest {
+        authorisation,
+        described,
+        callout,
         thread_keyring: thread_keyring
             .filter(|keyring| *keyring > 0)
             .and_then(|keyring| keys::describe(keyring).ok()),
-    })
+    }
 }
 
 /// A key's line in /proc/keys (keyrings(7)): its serial number comes first, in eight hexadecimal digits.
@@ -41,7 +43,7 @@ fn line_of(key: i32, until: u64) -> Result<Vec<u8>, Errno> {
     let wanted = format!("{key:08x} ").into_bytes();
     let (mut text, mut total) = (Vec::new(), 0);
     let mut part = vec![0; 64 * 1024];
-    while total < KEYS_MAX && hook::monotonic() < until {
+    while total < KEYS_MAX && monotonic() < until {
         let length = nix::unistd::read(&file, &mut part)?;
         if length == 0 {
             break;

@@ -1,10 +1,9 @@
-//! What every hook begins with: its file, the time, and an id for the upcall.
+//! What every hook begins with: its file, and an id for the upcall.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::time::{ClockId, clock_gettime};
 use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::sys;
 use upcall_helpers::wire::{ID_LENGTH, id};
@@ -28,15 +27,4 @@ pub(crate) fn file(words: &mut Vec<Vec<u8>>, kind: &str) -> HookFile {
 /// An id that nobody else has.
 pub(crate) fn new_id() -> [u8; ID_LENGTH] {
     id(u64::from_le_bytes(sys::random().unwrap_or_default()))
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-pub(crate) fn monotonic() -> u64 {
-    let Ok(time) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
-        return 0;
-    };
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
 }

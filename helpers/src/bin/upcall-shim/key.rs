@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::seqpacket;
 use upcall_helpers::sys::keys;
@@ -31,7 +32,7 @@ pub(crate) struct Key {
 
 /// Answers one key.
 pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
-    let started = hook::monotonic();
+    let started = monotonic();
     let hook = hook::file(&mut words, "key");
     let mut previous = match words.iter().position(|word| word == b"--") {
         Some(at) => words.split_off(at).split_off(1),
@@ -56,9 +57,7 @@ pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
     // Half of our time is the daemon's.
     let half = u64::try_from(hook.deadline.as_nanos() / 2).unwrap_or(u64::MAX);
     let until = started.saturating_add(half);
-    let Ok(gathered) = evidence::gather(serial, authority, thread_keyring, until) else {
-        return key.refused(Errno::EKEYREJECTED);
-    };
+    let gathered = evidence::gather(serial, authority, thread_keyring, until);
     key.described.clone_from(&gathered.described);
     let request = Request {
         hook: Hook::Key,
@@ -197,7 +196,7 @@ impl Key {
         let report = Report {
             id: self.id.to_vec(),
             slot: 0,
-            time: hook::monotonic(),
+            time: monotonic(),
             event,
         };
         if let Ok(report) = report.encode() {

@@ -7,11 +7,10 @@ use nix::errno::Errno;
 use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike};
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::seqpacket;
 use upcall_helpers::wire::{Request, Verdict};
-
-use crate::hook::monotonic;
 
 /// What the daemon said.
 pub(crate) struct Answer {

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::stat;
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::seqpacket;
 use upcall_helpers::wire::{Event, Hook, Report, Request, Stage, Verdict};
 
@@ -18,7 +19,7 @@ use crate::{FAILURE, hook, link, run};
 
 /// Answers one request for a module.
 pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
-    let started = hook::monotonic();
+    let started = monotonic();
     let hook = hook::file(&mut words, "module");
     if is_own(&hook.program) {
         return FAILURE; // it would start itself without end
@@ -50,7 +51,7 @@ pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
         return FAILURE;
     };
     let tell = |event: Event| {
-        let time = hook::monotonic();
+        let time = monotonic();
         let report = Report {
             id: id.to_vec(),
             slot: 0,

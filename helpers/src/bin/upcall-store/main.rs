@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_dumpable;
-use nix::time::{ClockId, clock_gettime};
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::patience::PATIENCE;
 use upcall_helpers::wire::{Event, Report};
 use upcall_helpers::{seqpacket, sys};
@@ -98,14 +98,4 @@ impl Teller {
         drop(self.record.write_all(&bytes));
         let _ = seqpacket::send(self.socket.as_fd(), &bytes, &[]);
     }
-}
-
-fn monotonic() -> u64 {
-    let Ok(time) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
-        return 0;
-    };
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
 }

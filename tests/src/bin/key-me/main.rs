@@ -5,9 +5,12 @@
 //! `key-me --many COUNT FIFO TYPE DESCRIPTION CALLOUT` reads the fifo to its end and then asks so often at once, each time
 //! for another description, and prints how often which answer came, and when the last one did.
 //! `key-me --time COUNT TYPE DESCRIPTION CALLOUT` asks one after the other, and prints the nanoseconds that each took.
+//! `key-me --expire COUNT LEAD TYPE DESCRIPTION CALLOUT` asks LEAD milliseconds before a full second, lets the key expire at that
+//! while it waits for it, and has made COUNT other keys, among which the shim has to look for it.
 //! `key-me --answer SERIAL PAYLOAD` instantiates, as a helper that has the authority.
 //! `key-me --names ADDRESS` says so for every name, on this network namespace's 127.0.0.1.
 
+mod expire;
 mod many;
 mod sys;
 
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         b"--full" => full(&words),
         b"--many" => many::ask(&words),
         b"--time" => many::time(&words),
+        b"--expire" => expire::ask(&words),
         b"--answer" => answer(&words),
         b"--names" => names(&words),
         _ => ask(&words),

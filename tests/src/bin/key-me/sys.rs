@@ -7,7 +7,9 @@ use std::ffi::CStr;
 use nix::errno::Errno;
 
 const JOIN_SESSION_KEYRING: i32 = 1;
+const SEARCH: i32 = 10;
 const READ: i32 = 11;
+const SET_TIMEOUT: i32 = 15;
 const SESSION: i32 = -3;
 
 /// A session keyring of our own, so that nothing is found in another's.
@@ -44,4 +46,19 @@ pub(crate) fn read(key: i32) -> Result<Vec<u8>, Errno> {
     let length = unsafe { libc::syscall(libc::SYS_keyctl, READ, key, start, length) };
     buffer.truncate(usize::try_from(Errno::result(length)?).unwrap_or(0));
     Ok(buffer)
+}
+
+/// A key of our session keyring, answered or not.
+pub(crate) fn search(kind: &CStr, description: &CStr) -> Result<i32, Errno> {
+    let (kind, description) = (kind.as_ptr(), description.as_ptr());
+    // SAFETY: KEYCTL_SEARCH reads two terminated texts, which live here, and takes two numbers.
+    let key = unsafe { libc::syscall(libc::SYS_keyctl, SEARCH, SESSION, kind, description, 0) };
+    i32::try_from(Errno::result(key)?).map_err(|_| Errno::EOVERFLOW)
+}
+
+/// The key expires at the next full second.
+pub(crate) fn expire_in_a_second(key: i32) -> Result<(), Errno> {
+    // SAFETY: KEYCTL_SET_TIMEOUT takes two numbers.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, SET_TIMEOUT, key, 1) };
+    Errno::result(result).map(drop)
 }

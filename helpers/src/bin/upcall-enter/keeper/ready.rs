@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use upcall_helpers::clock::monotonic;
 use upcall_helpers::wire::{Stage, WaitStatus};
 
 use super::{Helper, Keeper, TICK};
 use crate::failure::{Failure, require};
-use crate::reporter::monotonic;
 
 /// From the exec until the helper says that it can take the core: the shim waits for twice as long. Nanoseconds.
 const DEADLINE: u64 = 1_000_000_000;
