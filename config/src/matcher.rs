@@ -128,8 +128,7 @@ impl<'a> View<'a> {
             | Field::PodUid
             | Field::PodLabel => match self.container {
                 Some(container) => container_fact(condition, container),
-                // Of a process that was lost nobody knows where it lived.
-                None if self.facts.host_only == Some(Reason::IdentityLost) => Fact::Unknown,
+                None if self.facts.host_only.is_some_and(Reason::hides_container) => Fact::Unknown,
                 None => Fact::None,
             },
         }

@@ -4,6 +4,7 @@
 mod asker;
 mod bounds;
 mod entry;
+mod evasion;
 mod identity;
 mod kernel_socket;
 mod outside;

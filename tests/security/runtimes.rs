@@ -93,7 +93,12 @@ fn whoever_listens_in_the_place_of_lxcs_monitor_is_not_believed() -> Result<()> 
             says,
             "{nominees}"
         );
-        host_only(&scene, &record, &dump, "unregistered")?;
+        let reason = if says {
+            "container_unproven"
+        } else {
+            "unregistered"
+        };
+        host_only(&scene, &record, &dump, reason)?;
         let took = record.timings_us.resolve.context("a time")?;
         assert!(took < 1_000_000, "{took} us");
         assert!(!sang(fake.root()));

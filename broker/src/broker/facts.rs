@@ -32,11 +32,13 @@ pub(super) fn core(
     if let Some(container) = &resolution.container {
         numbers_inside(&mut process, words, &origin.status, container);
     }
-    let host_only = if words.upcall().dumpable == Some(1) {
-        resolution.host_only.as_ref().map(|(reason, _)| *reason)
-    } else {
+    let found = resolution.host_only.as_ref().map(|(reason, _)| *reason);
+    let host_only = match found {
+        // Rules have to know that.
+        Some(reason) if reason.hides_container() => found,
+        _ if words.upcall().dumpable == Some(1) => found,
         // Its memory may hold what its user may not see (prctl(2), PR_SET_DUMPABLE).
-        Some(Reason::NotDumpable)
+        _ => Some(Reason::NotDumpable),
     };
     let container = resolution
         .container

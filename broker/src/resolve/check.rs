@@ -20,6 +20,18 @@ pub(super) enum Refused {
     Owner(u32),
     #[error("forged cgroup name: its init is not in this cgroup")]
     Cgroup,
+    #[error(
+        "forged cgroup name, or its init has moved: it is not in this cgroup, and no namespace tells"
+    )]
+    Moved,
+}
+
+impl Refused {
+    /// Whether the process may live in that container all the same. One whose init has ended, or has gone into a cgroup
+    /// further down, cannot be entered; but those whom it leaves behind are not the host's for that.
+    pub(super) fn leaves_open(&self) -> bool {
+        matches!(self, Self::Leader(_) | Self::Moved)
+    }
 }
 
 /// Opens the claim's init and compares. `component` is the part of the cgroup's path that the container's own starts
@@ -31,9 +43,14 @@ pub(super) fn accept(
     host: &NsSet,
 ) -> Result<Leader, Refused> {
     let leader = Leader::open(&claim.init, host)?;
-    shares_cgroup(&origin.cgroups, &leader, component)?;
-    if !lives_below(origin, &leader) {
-        return Err(Refused::Namespaces);
+    match (
+        shares_cgroup(&origin.cgroups, &leader, component),
+        lives_below(origin, &leader),
+    ) {
+        (Ok(()), true) => {}
+        (Ok(()), false) => return Err(Refused::Namespaces),
+        (Err(_), true) => return Err(Refused::Moved),
+        (Err(refused), false) => return Err(refused),
     }
     if claim.owner != 0 && !belongs_to(&leader, claim.owner, host) {
         return Err(Refused::Owner(claim.owner));

@@ -27,6 +27,8 @@ pub(super) struct Search<'a> {
     origin: &'a Origin,
     sources: Sources<'a>,
     resolution: Resolution,
+    /// The first container of root's that it may live in and that cannot be compared with it.
+    open: Option<String>,
 }
 
 impl<'a> Search<'a> {
@@ -42,12 +44,17 @@ impl<'a> Search<'a> {
             origin,
             sources: Sources::new(resolver, declared, owner),
             resolution: Resolution::default(),
+            open: None,
         }
     }
 
     /// Tries one way after the other, the best first.
     pub(super) fn run(mut self) -> Resolution {
-        let _ = self.by_cgroup() || self.by_state() || self.by_init();
+        let found = self.by_cgroup() || self.by_state() || self.by_init();
+        if !found {
+            let reason = Reason::ContainerUnproven;
+            self.resolution.host_only = self.open.map(|why| (reason, why));
+        }
         self.resolution
     }
 
@@ -123,7 +130,13 @@ impl<'a> Search<'a> {
                     self.resolution.container = Some(container);
                     return true;
                 }
-                Err(refused) => self.resolution.refused.push(format!("{claim}: {refused}")),
+                Err(refused) => {
+                    let why = format!("{claim}: {refused}");
+                    if claim.owner == 0 && refused.leaves_open() {
+                        self.open.get_or_insert_with(|| why.clone());
+                    }
+                    self.resolution.refused.push(why);
+                }
             }
         }
         false

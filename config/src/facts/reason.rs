@@ -15,6 +15,7 @@ pub enum Reason {
     UidNotMapped,
     FromOutside,
     Unregistered,
+    ContainerUnproven,
     UntrustedContainer,
     IdentityLost,
     Ambiguous,
@@ -47,13 +48,14 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in documentation order.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Rule,
         Self::Forged,
         Self::NotDumpable,
         Self::UidNotMapped,
         Self::FromOutside,
         Self::Unregistered,
+        Self::ContainerUnproven,
         Self::UntrustedContainer,
         Self::IdentityLost,
         Self::Ambiguous,
@@ -97,6 +99,9 @@ impl Reason {
                 "the process came into the container from outside, so it may hold what the container may not have"
             }
             Self::Unregistered => "the process lives in no registered container",
+            Self::ContainerUnproven => {
+                "the process may live in a container whose init has ended or has left its cgroup"
+            }
             Self::UntrustedContainer => {
                 "the container is too close to the host for what its rule allows"
             }
@@ -136,6 +141,11 @@ impl Reason {
         }
     }
 
+    /// Whether nobody knows in which container the process lived: a condition on it is neither met nor missed.
+    pub fn hides_container(self) -> bool {
+        matches!(self, Self::IdentityLost | Self::ContainerUnproven)
+    }
+
     /// The word used in records and messages.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -145,6 +155,7 @@ impl Reason {
             Self::UidNotMapped => "uid_not_mapped",
             Self::FromOutside => "from_outside",
             Self::Unregistered => "unregistered",
+            Self::ContainerUnproven => "container_unproven",
             Self::UntrustedContainer => "untrusted_container",
             Self::IdentityLost => "identity_lost",
             Self::Ambiguous => "ambiguous",

@@ -312,7 +312,7 @@ proptest! {
         // Without the claim: a namespace of nobody.
         let mut honest = facts;
         // Of one that was lost there is neither a container nor a claim.
-        honest.host_only = honest.host_only.filter(|reason| *reason != Reason::IdentityLost);
+        honest.host_only = honest.host_only.filter(|reason| !reason.hides_container());
         honest.container = None;
         honest.process.user_namespace = Some(UserNamespace::Other);
         let mut claimed = honest.clone();

@@ -1,0 +1,81 @@
+//! Attacks by somebody who would rather be in no container: what a rule refuses to containers it refuses to him.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use upcall_e2e::cgroup::{self, Child};
+use upcall_e2e::container::Container;
+use upcall_e2e::kernel_like::CoreDump;
+use upcall_e2e::needs;
+use upcall_e2e::runc::Runc;
+use upcalld::store::record::Record;
+
+use crate::scene::Scene;
+
+/// What is nobody's to escape from, and what happens to those who do.
+const DENIED: &str = r#"
+[[rule]]
+upcall = "core"
+match.container = {}
+deny = { reason = "not from containers" }
+[[rule]]
+upcall = "core"
+store = { ignore_limit = true }
+"#;
+
+/// With the host's users and processes: nothing but its cgroup says whose its processes are.
+fn plain(scene: &Scene, name: &str) -> Result<Container> {
+    let runc = Runc::new(name).with(|bundle| bundle.pid_namespace = false);
+    runc.start(&scene.sandbox)
+}
+
+fn denied(record: &Record, container: &Container) {
+    assert_eq!(record.reason.as_deref(), Some("rule"), "{record:?}");
+    let host_only = record.verdict.host_only.as_deref();
+    assert_eq!(host_only, Some("container_unproven"), "{record:?}");
+    let nominees = record.evidence.refused_nominees.join("; ");
+    assert!(nominees.contains(container.id()), "{nominees}");
+    assert!(record.actions.is_empty(), "{record:?}");
+}
+
+#[test]
+fn whose_init_has_ended_is_not_the_hosts_for_that() -> Result<()> {
+    // A container's init is the tenant's to end, and its runtime takes a moment to end the others, if it does.
+    needs!(Root, Runc);
+    let scene = Scene::new(DENIED)?;
+    let container = plain(&scene, "web")?;
+    let process = container.victim(&[])?;
+    let dump = CoreDump::of(process)?;
+    let (record, _) = scene.dump(&dump)?;
+    assert_eq!(record.reason.as_deref(), Some("rule"), "{record:?}");
+    assert!(record.container.is_some(), "{record:?}");
+    container.end_of(container.init())?;
+    // Whatever he makes of himself besides.
+    for mode in ["1", "2"] {
+        let (record, _) = scene.dump(&dump.clone().word("%d", mode))?;
+        denied(&record, &container);
+    }
+    container.end_of(process)?;
+    drop(container);
+    scene.end()
+}
+
+#[test]
+fn an_init_that_moves_below_its_own_cgroup_takes_nobody_out() -> Result<()> {
+    // Into one of the same name: then the innermost of that name is not the others'.
+    needs!(Root, Runc);
+    let scene = Scene::new(DENIED)?;
+    let container = plain(&scene, "web")?;
+    let process = container.victim(&[])?;
+    let own = cgroup::of(&container.leader()?)?;
+    let name = own.file_name().context("a name")?;
+    let inner = Child::of(&own, &Path::new(name).to_string_lossy())?;
+    inner.take(container.init())?;
+    let dump = CoreDump::of(process)?;
+    let (record, _) = scene.dump(&dump)?;
+    denied(&record, &container);
+    container.end_of(process)?;
+    drop(inner);
+    drop(container);
+    scene.end()
+}
