@@ -13,9 +13,9 @@ use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::records::{action, report};
 use upcall_e2e::report::Hash;
-use upcall_e2e::rootfs::Rootfs;
 use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
+use upcall_e2e::watch::Watch;
 use upcalld::store::record::Outcome;
 
 use crate::scene::Scene;
@@ -226,36 +226,6 @@ fn nothing_of_the_containers_is_opened_on_the_way_to_its_helper() -> Result<()> 
     container.exec(&["/bin/cat", "/etc/ld.so.preload"])?;
     assert!(watch.opened()?.contains(&"ld.so.preload".to_owned()));
     scene.end()
-}
-
-/// Notes what is opened in some directories (inotify(7)).
-struct Watch(nix::sys::inotify::Inotify);
-
-impl Watch {
-    fn of(root: &Rootfs, directories: &[&str]) -> Result<Self> {
-        use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-        let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        for directory in directories {
-            let what = AddWatchFlags::IN_OPEN | AddWatchFlags::IN_ACCESS;
-            watch.add_watch(&root.inside(directory), what)?;
-        }
-        Ok(Self(watch))
-    }
-
-    fn opened(&self) -> Result<Vec<String>> {
-        match self.0.read_events() {
-            Ok(events) => {
-                let names = events
-                    .into_iter()
-                    .map(|event| event.name.unwrap_or_else(|| ".".into()));
-                Ok(names
-                    .map(|name| name.to_string_lossy().into_owned())
-                    .collect())
-            }
-            Err(nix::errno::Errno::EAGAIN) => Ok(vec![]),
-            Err(errno) => Err(errno.into()),
-        }
-    }
 }
 
 #[test]

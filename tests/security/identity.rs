@@ -73,7 +73,7 @@ fn a_state_that_somebody_else_can_write_vouches_for_nobody() -> Result<()> {
         nominees.contains("it started at another time"),
         "{nominees}"
     );
-    let real = state.with_file_name("real");
+    let real = scene.sandbox.path("real");
     std::fs::rename(&state, &real)?;
     std::os::unix::fs::symlink(&real, &state)?;
     refused("a link")?;

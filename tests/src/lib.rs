@@ -69,3 +69,5 @@ pub mod service;
 pub mod skip;
 #[cfg(feature = "harness")]
 pub mod sys;
+#[cfg(feature = "harness")]
+pub mod watch;

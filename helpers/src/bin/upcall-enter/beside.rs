@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -99,17 +99,22 @@ fn copy(proc: &OwnedFd, enter: &Enter, copies: &mut [File]) -> Result<(), Errno>
     setresuid(uid, uid, uid)?;
     sys::set_capabilities(0)?;
     set_dumpable(false)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     for (path, copy) in enter.files.iter().zip(copies) {
-        let how = OpenHow::new().flags(flags).resolve(resolve);
-        let file = match openat2(&root, path.as_slice(), how) {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(resolve);
+        let place = match openat2(&root, path.as_slice(), how) {
             Err(Errno::ENOENT) => continue,
-            file => file?,
+            place => place?,
         };
-        if !sys::file_kind(file.as_fd())?.regular {
+        // Before it is opened: to open a device can be to use it, and no cgroup of the container's keeps us from that.
+        if !sys::file_kind(place.as_fd())?.regular {
             return Err(Errno::EACCES);
         }
+        let again = format!("self/fd/{}", place.as_raw_fd());
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let file = openat(proc, again.as_str(), flags, Mode::empty())?;
         let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
         let mut bytes = Vec::new();
         File::from(file)
