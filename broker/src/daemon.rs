@@ -30,6 +30,7 @@ use upcall_config::settings::Settings;
 
 use crate::broker::{Broker, Places};
 use crate::control::{self, Control};
+use crate::hooks::key::KeyHook;
 use crate::hooks::module::ModuleHook;
 use crate::hooks::pattern;
 use crate::hooks::watch::HookWatch;
@@ -317,9 +318,11 @@ fn broker(
 }
 
 fn watch_hooks(options: &Options, broker: &Broker) -> Arc<HookWatch> {
-    let module = ModuleHook::host(&options.libexec, &options.hooks, &options.run);
+    let (libexec, hooks, run) = (&options.libexec, &options.hooks, &options.run);
+    let key = KeyHook::host(libexec, hooks, run);
+    let module = ModuleHook::host(libexec, hooks, run);
     let retake = broker.settings().hooks.retake;
-    Arc::new(HookWatch::new(options.hooks.clone(), module, retake))
+    Arc::new(HookWatch::new(hooks.clone(), key, module, retake))
 }
 
 /// Lets running work finish; what the launcher has begun goes on without us.

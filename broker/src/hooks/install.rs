@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use super::errno_name;
 use super::file::{CoreHook, HookFileError};
+use super::lock::{Lock, LockError};
 use super::pattern::{Pattern, PatternError};
-use super::sysctl::{CoreSysctl, Lock, Standing, SysctlError};
+use super::sysctl::{CoreSysctl, Standing, SysctlError};
 
 /// Default of core_pipe_limit: above every limit of our own, so that the kernel never skips a dump for it.
 pub const PIPE_LIMIT: u64 = 1024;
@@ -116,6 +117,9 @@ pub enum InstallError {
     /// A setting of the kernel cannot be read or written.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
+    /// Somebody else of ours writes.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The program that the kernel would start cannot be used.
     #[error("{}: {why}", path.display())]
     Program {

@@ -11,19 +11,25 @@ use upcall_helpers::hookfile::HookFile;
 
 use super::InstallFileError;
 use super::file::{self, HookFileError};
+use super::lock::{Lock, LockError, OneWriter};
 use super::shim::{self, Shim, ShimError};
 use crate::linux::secure;
 
 mod divert;
 pub mod line;
+mod wrong;
 
 pub use divert::DivertError;
+pub use wrong::Wrong;
 
 /// What the kernel starts.
 const NAME: &str = "request-key";
 
 /// What the distribution's is called while ours stands there.
 const WAS: &str = "request-key.upcalld-was";
+
+/// Starts the hook's file.
+const MARK: &str = "# Written by `upcallctl install key`";
 
 /// The longest file of the hook's.
 const SIZE_MAX: u64 = 4096;
@@ -51,6 +57,7 @@ pub struct KeyHook {
     /// Whether dpkg may have packages that want the name.
     dpkg: bool,
     shim: Shim,
+    writer: OneWriter,
 }
 
 /// Why it cannot be put in or taken out.
@@ -59,6 +66,9 @@ pub enum KeyHookError {
     /// The hook's file.
     #[error(transparent)]
     File(#[from] HookFileError),
+    /// Somebody else of ours writes.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A name of the program's.
     #[error(transparent)]
     Name(#[from] InstallFileError),
@@ -90,15 +100,17 @@ impl KeyHook {
             directory: PathBuf::from("/sbin"),
             dpkg: divert::is_there(),
             shim: Shim::new(NAME, libexec, hooks, run),
+            writer: OneWriter::host(),
         }
     }
 
-    /// One in a directory of files, which no package wants: for tests.
+    /// One in a directory of files, which no package wants, beside what stands for /etc: for tests.
     #[must_use]
     pub fn below(self, directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
             dpkg: false,
+            writer: OneWriter::below(directory.parent().unwrap_or(directory)),
             ..self
         }
     }
@@ -149,11 +161,19 @@ impl KeyHook {
         }
     }
 
+    /// Waits until nobody else of ours writes; see [`OneWriter::wait`].
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    pub fn lock(&self) -> Result<Lock, LockError> {
+        self.writer.wait()
+    }
+
     /// Puts ours in; what is ours already is written again.
     ///
     /// # Errors
     /// See [`KeyHookError`]; everything is as it was then.
-    pub fn install(&self) -> Result<Before, KeyHookError> {
+    pub fn install(&self, lock: &Lock) -> Result<Before, KeyHookError> {
         self.shim.check()?;
         let before = Before {
             standing: self.standing(),
@@ -165,17 +185,50 @@ impl KeyHook {
         if matches!(self.lines().standing(), line::Lines::Ours(_)) {
             return Err(line::LineError::Both(self.lines().path()).into());
         }
-        file::write(&self.shim.hooks, "key", self.text(&self.was()).as_bytes())?;
+        let text = self.text(&self.was(), self.previous(&before).as_deref());
+        file::write(&self.shim.hooks, "key", text.as_bytes())?;
         if before.standing == Standing::Ours {
             return Ok(before);
         }
-        match self.take() {
+        let told = if self.dpkg { divert::add() } else { Ok(()) };
+        match told.map_err(KeyHookError::from).and_then(|()| self.take()) {
             Ok(()) => Ok(before),
             Err(error) => {
                 // The first error is the one to be told.
-                drop(self.undo(&before));
+                drop(self.undo(&before, lock));
                 Err(error)
             }
+        }
+    }
+
+    /// What stood there before us, as far as something did.
+    fn previous(&self, before: &Before) -> Option<PathBuf> {
+        match before.standing {
+            Standing::Nothing => Some(self.was()).filter(|was| was.symlink_metadata().is_ok()),
+            Standing::Another | Standing::Lost | Standing::Foreign => Some(self.was()),
+            Standing::Ours => {
+                let earlier = String::from_utf8(before.file.clone()?).ok()?;
+                let earlier = file::value(&earlier, "previous")?.trim();
+                Some(PathBuf::from(earlier)).filter(|path| path.is_absolute())
+            }
+        }
+    }
+
+    /// Puts ours back where another's is that was put in over it, unless somebody of ours is at work there. Returns whether
+    /// it is ours now. dpkg was told when it was put in.
+    ///
+    /// # Errors
+    /// See [`KeyHookError`].
+    pub fn take_back(&self) -> Result<bool, KeyHookError> {
+        let Some(_lock) = self.writer.now()? else {
+            return Ok(false);
+        };
+        match (self.wrong(), self.standing()) {
+            (Some(Wrong::Taken(_)), Standing::Lost | Standing::Foreign) => {
+                self.shim.check()?;
+                self.take().map(|()| true)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -193,9 +246,6 @@ impl KeyHook {
             std::fs::rename(&new, &was).map_err(named(&was))?;
             // Two names of one file are not renamed (rename(2)).
             drop(std::fs::remove_file(&new));
-        }
-        if self.dpkg {
-            divert::add()?;
         }
         let new = self.directory.join(".request-key.upcalld");
         drop(std::fs::remove_file(&new));
@@ -215,7 +265,7 @@ impl KeyHook {
     ///
     /// # Errors
     /// See [`KeyHookError`].
-    pub fn undo(&self, before: &Before) -> Result<(), KeyHookError> {
+    pub fn undo(&self, before: &Before, _lock: &Lock) -> Result<(), KeyHookError> {
         if before.standing != Standing::Ours {
             self.give_back()?;
         }
@@ -232,6 +282,7 @@ impl KeyHook {
     /// # Errors
     /// See [`KeyHookError`].
     pub fn uninstall(&self) -> Result<Standing, KeyHookError> {
+        let _lock = self.lock()?;
         let standing = self.standing();
         // What dpkg was told is told for another one's too.
         if standing != Standing::Another && (standing == Standing::Ours || self.path().exists()) {
@@ -261,12 +312,17 @@ impl KeyHook {
         Ok(())
     }
 
-    /// The hook's file; `program` is what answered before. What an admin set in an earlier one stays.
-    fn text(&self, program: &Path) -> String {
+    /// The hook's file; `program` is what answers where we do not, `previous` what stood in our place. What an admin set in
+    /// an earlier one stays.
+    fn text(&self, program: &Path, previous: Option<&Path>) -> String {
+        let previous = previous.map_or_else(String::new, |path| {
+            let path = path.display();
+            format!("# What `upcallctl uninstall key` puts back.\nprevious = {path}\n")
+        });
         let earlier = HookFile::read(&self.shim.hooks, "key");
         format!(
-            "# Written by `upcallctl install key`; read by the shim that the kernel starts (upcall-shim(8)).\n\
-             socket = {}\ndeadline_ms = {}\n\
+            "{MARK}; read by the shim that the kernel starts (upcall-shim(8)).\n\
+             socket = {}\ndeadline_ms = {}\n{previous}\
              # Where `pass` goes, and keys that come while upcalld is stopped, unless that is `deny`.\n\
              program = {}\npass_deadline_ms = {}\nwithout_daemon = {}\n",
             self.shim.socket.display(),

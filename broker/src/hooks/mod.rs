@@ -3,6 +3,7 @@
 pub mod file;
 pub mod install;
 pub mod key;
+pub mod lock;
 pub mod module;
 pub mod pattern;
 pub mod shim;

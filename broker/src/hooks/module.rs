@@ -9,8 +9,9 @@ use upcall_helpers::hookfile::HookFile;
 
 use super::InstallFileError;
 use super::file::{self, HookFileError};
+use super::lock::{Lock, LockError, OneWriter};
 use super::shim::{self, Shim, ShimError};
-use super::sysctl::{self, Lock, SysctlError};
+use super::sysctl::{self, SysctlError};
 use crate::linux::secure;
 
 /// The name of the program, and of the setting.
@@ -44,6 +45,7 @@ pub struct ModuleHook {
     /// The kernel's setting.
     setting: PathBuf,
     shim: Shim,
+    writer: OneWriter,
 }
 
 /// Why it cannot be put in or taken out.
@@ -52,6 +54,9 @@ pub enum ModuleHookError {
     /// The kernel's setting.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
+    /// Somebody else of ours writes.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The hook's file.
     #[error(transparent)]
     File(#[from] HookFileError),
@@ -98,14 +103,18 @@ impl ModuleHook {
         Self {
             setting: Path::new("/proc/sys/kernel").join(NAME),
             shim: Shim::new(NAME, libexec, hooks, run),
+            writer: OneWriter::host(),
         }
     }
 
     /// A file of the setting's name elsewhere, for tests.
     #[must_use]
     pub fn below(self, directory: &Path) -> Self {
-        let setting = directory.join(NAME);
-        Self { setting, ..self }
+        Self {
+            setting: directory.join(NAME),
+            writer: OneWriter::below(directory),
+            ..self
+        }
     }
 
     /// What ours writes there: the kernel takes a path and no options.
@@ -164,12 +173,12 @@ impl ModuleHook {
             .to_owned())
     }
 
-    /// Waits until nobody else of ours writes.
+    /// Waits until nobody else of ours writes; see [`OneWriter::wait`].
     ///
     /// # Errors
-    /// As open(2), flock(2).
-    pub fn lock(&self) -> Result<Lock, SysctlError> {
-        sysctl::lock(&self.setting)
+    /// See [`LockError`].
+    pub fn lock(&self) -> Result<Lock, LockError> {
+        self.writer.wait()
     }
 
     /// Puts ours in; what is ours already is written again.
@@ -215,9 +224,9 @@ impl ModuleHook {
     /// Returns whether it is ours now.
     ///
     /// # Errors
-    /// See [`SysctlError`].
-    pub fn take_back(&self) -> Result<bool, SysctlError> {
-        let Some(_lock) = sysctl::try_lock(&self.setting)? else {
+    /// See [`ModuleHookError`].
+    pub fn take_back(&self) -> Result<bool, ModuleHookError> {
+        let Some(_lock) = self.writer.now()? else {
             return Ok(false);
         };
         // No program is somebody's wish that nothing be loaded any more, which is more than ours.
@@ -250,8 +259,7 @@ impl ModuleHook {
     /// # Errors
     /// See [`ModuleHookError`].
     pub fn uninstall(&self, for_now: bool) -> Result<Uninstalled, ModuleHookError> {
-        let there = self.setting.exists();
-        let _lock = there.then(|| self.lock()).transpose()?;
+        let _lock = self.lock()?;
         let done = match self.standing()? {
             Standing::Ours => {
                 let previous = self.previous().unwrap_or_else(usual);

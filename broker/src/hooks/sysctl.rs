@@ -1,10 +1,10 @@
-//! kernel.core_pattern and kernel.core_pipe_limit, and how such settings are written: read back, one writer at a time.
+//! kernel.core_pattern and kernel.core_pipe_limit, and how such settings are written: read back.
 
-use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::errno_name;
+use super::lock::{Lock, LockError, OneWriter};
 use super::pattern::Pattern;
 
 /// Where the two are.
@@ -13,6 +13,7 @@ pub struct CoreSysctl {
     pattern: PathBuf,
     pipe_limit: PathBuf,
     modes: PathBuf,
+    writer: OneWriter,
 }
 
 /// What stands in both.
@@ -24,14 +25,10 @@ pub struct Standing {
     pub pipe_limit: u64,
 }
 
-/// Leave to write; given back when it is dropped.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "closing it unlocks")] File);
-
 /// Why the kernel's settings cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
-    /// As open(2), read(2), write(2), flock(2).
+    /// As open(2), read(2), write(2).
     #[error("{}: {}", path.display(), errno_name(source))]
     Io {
         /// Which.
@@ -60,7 +57,10 @@ pub fn core_uses_pid() -> bool {
 impl CoreSysctl {
     /// The kernel's own.
     pub fn host() -> Self {
-        Self::below(Path::new("/proc/sys/kernel"))
+        Self {
+            writer: OneWriter::host(),
+            ..Self::below(Path::new("/proc/sys/kernel"))
+        }
     }
 
     /// Files of the same names elsewhere, for tests.
@@ -69,6 +69,7 @@ impl CoreSysctl {
             pattern: directory.join("core_pattern"),
             pipe_limit: directory.join("core_pipe_limit"),
             modes: directory.join("core_modes"),
+            writer: OneWriter::below(directory),
         }
     }
 
@@ -100,21 +101,20 @@ impl CoreSysctl {
         }
     }
 
-    /// Waits until nobody else of ours writes. The lock is on the kernel's file itself, so it is one for all
-    /// installations of a host.
+    /// Waits until nobody else of ours writes; see [`OneWriter::wait`].
     ///
     /// # Errors
-    /// As open(2), flock(2).
-    pub fn lock(&self) -> Result<Lock, SysctlError> {
-        lock(&self.pattern)
+    /// See [`LockError`].
+    pub fn lock(&self) -> Result<Lock, LockError> {
+        self.writer.wait()
     }
 
     /// The same without waiting; `None` while somebody else of ours writes.
     ///
     /// # Errors
-    /// As open(2), flock(2).
-    pub fn try_lock(&self) -> Result<Option<Lock>, SysctlError> {
-        try_lock(&self.pattern)
+    /// See [`LockError`].
+    pub fn try_lock(&self) -> Result<Option<Lock>, LockError> {
+        self.writer.now()
     }
 
     /// Puts a program in: the limit first, so that the kernel waits for the program from its first call on.
@@ -140,23 +140,6 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> SysctlError {
     move |source| SysctlError::Io {
         path: path.to_owned(),
         source,
-    }
-}
-
-/// Waits until nobody else of ours writes a setting.
-pub(super) fn lock(path: &Path) -> Result<Lock, SysctlError> {
-    let file = File::open(path).map_err(io(path))?;
-    file.lock().map_err(io(path))?;
-    Ok(Lock(file))
-}
-
-/// The same without waiting; `None` while somebody else of ours writes.
-pub(super) fn try_lock(path: &Path) -> Result<Option<Lock>, SysctlError> {
-    let file = File::open(path).map_err(io(path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(Lock(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(io(path)(error)),
     }
 }
 
@@ -187,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_is_read_written_and_locked() {
+    fn what_stands_is_read_and_written() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("core_pattern"), "core\n").unwrap();
         std::fs::write(directory.path().join("core_pipe_limit"), "0\n").unwrap();
@@ -195,7 +178,6 @@ mod tests {
         let before = sysctl.read().unwrap();
         assert_eq!(before.pattern, Pattern::File("core".to_owned()));
         let lock = sysctl.lock().unwrap();
-        assert!(sysctl.try_lock().unwrap().is_none());
         let other = Standing {
             pattern: Pattern::parse("|/x %P "),
             pipe_limit: 7,
@@ -203,9 +185,7 @@ mod tests {
         sysctl.put_in(&other, &lock).unwrap();
         assert_eq!(sysctl.read().unwrap(), other);
         sysctl.put_back(&before, &lock).unwrap();
-        drop(lock);
         assert_eq!(sysctl.read().unwrap(), before);
-        assert!(sysctl.try_lock().unwrap().is_some());
         std::fs::write(directory.path().join("core_pipe_limit"), "many\n").unwrap();
         let error = sysctl.read().unwrap_err().to_string();
         assert!(error.contains("core_pipe_limit"), "{error}");

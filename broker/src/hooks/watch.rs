@@ -9,13 +9,14 @@ use tokio::sync::broadcast;
 use tracing::{error, info};
 
 use super::file::{CoreHook, HookFileError};
+use super::key::KeyHook;
 use super::module::ModuleHook;
 use super::sysctl::CoreSysctl;
 use crate::store::records::now_micros;
 
 mod places;
 
-use places::{Core, Found, Place};
+use places::{Core, Found, Key, Place};
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(30);
@@ -67,7 +68,7 @@ pub struct HookChange {
     pub version: u32,
     /// When it was seen: RFC 3339, UTC.
     pub time: String,
-    /// Which hook: `core`, `module`.
+    /// Which hook: `core`, `key`, `module`.
     pub hook: String,
     /// `ours`, `foreign` or `not_installed`.
     pub state: String,
@@ -79,6 +80,7 @@ pub struct HookChange {
 #[derive(Debug)]
 pub struct HookWatch {
     core: Watched<Core>,
+    key: Watched<Key>,
     module: Watched<ModuleHook>,
     changes: broadcast::Sender<HookChange>,
 }
@@ -102,17 +104,12 @@ struct Seen {
 }
 
 impl HookWatch {
-    /// Watches what is installed from this directory, and this module hook; `retake`: puts ours back where another
-    /// stands.
-    pub fn new(hooks: PathBuf, module: ModuleHook, retake: bool) -> Self {
-        Self::of(CoreSysctl::host(), hooks, module, retake)
-    }
-
-    /// The same with other files in the place of the kernel's.
-    fn of(sysctl: CoreSysctl, hooks: PathBuf, module: ModuleHook, retake: bool) -> Self {
+    /// Watches what is installed from this directory, and these hooks; `retake`: puts ours back where another stands.
+    pub fn new(hooks: PathBuf, key: KeyHook, module: ModuleHook, retake: bool) -> Self {
         let changes = broadcast::Sender::new(16);
         Self {
-            core: Watched::new(Core::new(sysctl, hooks), retake, &changes),
+            core: Watched::new(Core::new(CoreSysctl::host(), hooks), retake, &changes),
+            key: Watched::new(Key::new(key), retake, &changes),
             module: Watched::new(module, retake, &changes),
             changes,
         }
@@ -159,7 +156,11 @@ impl HookWatch {
 
     /// Each hook's name, what stands there now, and how often somebody else's was found.
     pub fn all(&self) -> Vec<(&'static str, HookState, u64)> {
-        vec![self.core.summary(), self.module.summary()]
+        vec![
+            self.core.summary(),
+            self.key.summary(),
+            self.module.summary(),
+        ]
     }
 
     /// The core hook's file, where it is installed.
@@ -280,144 +281,4 @@ impl<P: Place> Watched<P> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::pattern::Pattern;
-    use super::*;
-
-    struct Host {
-        directory: tempfile::TempDir,
-        ours: String,
-    }
-
-    impl Host {
-        fn new() -> Option<Self> {
-            if !nix::unistd::Uid::effective().is_root() {
-                eprintln!("SKIPPED: the files must be root's");
-                return None;
-            }
-            let directory = tempfile::tempdir().unwrap();
-            let hooks = directory.path().to_owned();
-            let ours = Pattern::ours(std::path::Path::new("/x/core"), &hooks).unwrap();
-            let file = CoreHook {
-                socket: "/x".into(),
-                deadline_ms: 1,
-                spool: "/x".into(),
-                spool_max: 1,
-                keep_free: 1,
-                previous: Pattern::parse("core"),
-                previous_pipe_limit: 0,
-            };
-            file.write(&hooks).unwrap();
-            let host = Self {
-                directory,
-                ours: ours.text().to_owned(),
-            };
-            host.set(&host.ours);
-            std::fs::write(hooks.join("core_pipe_limit"), "1024\n").unwrap();
-            Some(host)
-        }
-
-        fn set(&self, pattern: &str) {
-            std::fs::write(self.directory.path().join("core_pattern"), pattern).unwrap();
-        }
-
-        fn pattern(&self) -> String {
-            std::fs::read_to_string(self.directory.path().join("core_pattern")).unwrap()
-        }
-
-        fn watch(&self, retake: bool) -> Watched<Core> {
-            let hooks = self.directory.path().to_owned();
-            let sysctl = CoreSysctl::below(&hooks);
-            Watched::new(
-                Core::new(sysctl, hooks),
-                retake,
-                &broadcast::Sender::new(16),
-            )
-        }
-    }
-
-    #[test]
-    fn a_foreign_write_is_told_once_and_so_is_its_end() {
-        let Some(host) = Host::new() else { return };
-        let watch = host.watch(false);
-        let mut changes = watch.changes.subscribe();
-        assert_eq!(watch.look(), HookState::Ours);
-        host.set("|/bin/other %p");
-        let first = watch.look();
-        assert!(
-            matches!(&first, HookState::Foreign { pattern, .. } if pattern == "|/bin/other %p")
-        );
-        assert_eq!(
-            watch.look(),
-            first,
-            "since the same moment, and not told again"
-        );
-        host.set(&host.ours);
-        assert_eq!(watch.look(), HookState::Ours);
-        std::fs::write(host.directory.path().join("core"), "garbage").unwrap();
-        assert_eq!(watch.look(), HookState::Ours);
-        host.set("core");
-        std::fs::remove_file(host.directory.path().join("core")).unwrap();
-        assert_eq!(watch.look(), HookState::NotInstalled);
-        let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok()).collect();
-        let states: Vec<_> = told.iter().map(|change| change.state.as_str()).collect();
-        assert_eq!(states, ["foreign", "ours", "not_installed"]);
-        assert_eq!(told[0].pattern.as_deref(), Some("|/bin/other %p"));
-        assert_eq!(watch.seen().foreign_count, 1);
-    }
-
-    #[test]
-    fn the_module_hook_is_watched_alike() {
-        let Some(host) = Host::new() else { return };
-        let at = host.directory.path();
-        let (libexec, setting) = (at.join("libexec"), at.join("modprobe"));
-        std::fs::create_dir(&libexec).unwrap();
-        std::fs::write(libexec.join("modprobe"), "").unwrap();
-        std::fs::set_permissions(
-            libexec.join("modprobe"),
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .unwrap();
-        std::fs::write(&setting, "/sbin/modprobe\n").unwrap();
-        let hook = ModuleHook::host(&libexec, &at.join("hooks"), at).below(at);
-        let changes = broadcast::Sender::new(16);
-        let watch = |retake| Watched::new(hook.clone(), retake, &changes);
-        let (passive, active) = (watch(false), watch(true));
-        assert_eq!(passive.look(), HookState::NotInstalled);
-        hook.install(&hook.lock().unwrap()).unwrap();
-        assert_eq!(passive.look(), HookState::Ours);
-        std::fs::write(&setting, "/bin/other\n").unwrap();
-        let foreign = passive.look();
-        assert_eq!(foreign.foreign().map(|(what, _)| what), Some("/bin/other"));
-        assert_eq!(active.look(), HookState::Ours);
-        assert_eq!(passive.look(), HookState::Ours);
-        hook.uninstall(false).unwrap();
-        assert_eq!(active.look(), HookState::NotInstalled);
-    }
-
-    #[test]
-    fn another_installations_hook_is_not_ours() {
-        let Some(host) = Host::new() else { return };
-        let watch = host.watch(false);
-        host.set("|/x/core --hooks=/elsewhere %P");
-        assert!(matches!(watch.look(), HookState::Foreign { .. }));
-    }
-
-    #[test]
-    fn ours_is_taken_back_if_so_configured_and_nobody_is_at_work() {
-        let Some(host) = Host::new() else { return };
-        let watch = host.watch(true);
-        watch.look();
-        host.set("|/bin/other %p");
-        let lock = CoreSysctl::below(host.directory.path()).lock().unwrap();
-        assert!(matches!(watch.look(), HookState::Foreign { .. }));
-        assert_eq!(host.pattern(), "|/bin/other %p");
-        drop(lock);
-        assert_eq!(watch.look(), HookState::Ours);
-        assert_eq!(host.pattern(), format!("{}\n", host.ours));
-        // What was never seen as ours is not put in.
-        let watch = host.watch(true);
-        host.set("|/bin/other %p");
-        assert!(matches!(watch.look(), HookState::Foreign { .. }));
-    }
-}
+mod tests;

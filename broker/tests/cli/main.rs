@@ -28,3 +28,5 @@ mod rules;
 mod stack;
 #[cfg(test)]
 mod terminal;
+#[cfg(test)]
+mod together;

@@ -232,3 +232,50 @@ fn a_line_passes_to_what_answered_its_type_before() -> Result<()> {
     borrowed.put_back()?;
     daemon.stop(&sandbox)
 }
+
+#[test]
+fn what_took_the_key_hook_is_told_and_the_hook_taken_back_where_that_is_wished() -> Result<()> {
+    needs!(HostHooks, Root, Dpkg);
+    for retake in [false, true] {
+        let sandbox = Sandbox::new()?;
+        sandbox.settings(&format!("hooks.retake = {retake}\n"))?;
+        sandbox.rules(RULES)?;
+        let daemon = Daemon::start_strict(&sandbox)?;
+        let borrowed = HostKeyHook::borrow_name()?;
+        let before = standing()?;
+        let looked = |what: &str| -> Result<()> {
+            // It looks when it is asked, too.
+            let (_, said) = ctl(&sandbox, &["metrics"])?;
+            let wanted = format!("upcalld_hook_state{{hook=\"key\",state=\"{what}\"}} 1");
+            anyhow::ensure!(said.contains(&wanted), "not {what}: {said}");
+            Ok(())
+        };
+        let (good, said) = ctl(&sandbox, &["install", "key"])?;
+        assert!(good, "{said}");
+        looked("ours")?;
+        let was = "/sbin/request-key.upcalld-was";
+        run(command("cp").args(["-p", was, "/sbin/request-key.new"]))?;
+        std::fs::rename("/sbin/request-key.new", "/sbin/request-key")?;
+        looked(if retake { "ours" } else { "foreign" })?;
+        daemon.logs("key is foreign: /sbin/request-key is not ours any more")?;
+        let log = daemon.log();
+        let (said, taken) = if retake {
+            ("key what was given", true)
+        } else {
+            ("no ENOKEY", false)
+        };
+        assert_eq!(ask(&sandbox, &["user", "given:a", "x"])?, said);
+        assert_eq!(
+            log.contains("was taken back (hooks.retake)"),
+            taken,
+            "{log}"
+        );
+        let (good, said) = ctl(&sandbox, &["uninstall", "key"])?;
+        assert!(good, "{said}");
+        looked("not_installed")?;
+        assert_eq!(standing()?, before);
+        borrowed.put_back()?;
+        daemon.stop(&sandbox)?;
+    }
+    Ok(())
+}

@@ -7,7 +7,7 @@ use upcall_config::text::printable;
 use upcalld::control::Status;
 use upcalld::hooks::errno_name;
 use upcalld::hooks::install::{InstallError, Installation, Mode, Wishes};
-use upcalld::hooks::sysctl::Lock;
+use upcalld::hooks::lock::{Lock, LockError};
 use upcalld::hooks::sysctl_d::SysctlD;
 
 use crate::cli::{self, InstallArgs};
@@ -274,10 +274,11 @@ pub(crate) fn failed(context: &Context, error: InstallError) -> Failure {
     use upcalld::hooks::file::HookFileError::Write;
     use upcalld::hooks::sysctl::SysctlError::Io;
     let source = match &error {
-        InstallError::Sysctl(Io { source, .. }) | InstallError::File(Write { source, .. }) => {
-            source
-        }
+        InstallError::Sysctl(Io { source, .. })
+        | InstallError::File(Write { source, .. })
+        | InstallError::Lock(LockError::Io { source, .. }) => source,
         InstallError::Sysctl(_)
+        | InstallError::Lock(LockError::Busy(_))
         | InstallError::File(_)
         | InstallError::Pattern(_)
         | InstallError::PreviousUnknown(_)

@@ -8,7 +8,7 @@ use upcalld::control::Status;
 use upcalld::explain;
 use upcalld::hooks::file::CoreHook;
 use upcalld::hooks::key::line::Lines;
-use upcalld::hooks::key::{KeyHook, Standing};
+use upcalld::hooks::key::{KeyHook, Standing, Wrong};
 use upcalld::policy;
 use upcalld::store::space::{Kept, free, kept};
 
@@ -49,24 +49,47 @@ struct State {
 /// The key hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Key {
-    /// `program`, `line`, `lost` (it was ours), `another` (another upcalld's), `not_installed`.
+    /// `program`, `line`, `lost` (it was ours, or is not whole), `another` (another upcalld's), `not_installed`.
     state: &'static str,
+    /// What is wrong, where it is lost.
+    problem: Option<String>,
+    /// What that means, and what of `upcallctl` mends it.
+    #[serde(skip)]
+    advice: [&'static str; 2],
     /// The types that come, of `line`; else all do.
     types: Vec<String>,
 }
 
 impl Key {
     fn new(hook: &KeyHook) -> Self {
+        if let Some(wrong) = hook.wrong() {
+            return Self::lost(&wrong);
+        }
         let (state, types) = match (hook.standing(), hook.lines().standing()) {
             (Standing::Ours, _) => ("program", Vec::new()),
             (_, Lines::Ours(lines)) => ("line", lines.into_iter().map(|line| line.kind).collect()),
-            (Standing::Lost, _) => ("lost", Vec::new()),
+            // The file that says more is root's.
+            (Standing::Lost, _) => return Self::lost(&Wrong::Taken(hook.place())),
             (Standing::Another, _) | (_, Lines::Another) => ("another", Vec::new()),
             (Standing::Foreign | Standing::Nothing, Lines::Foreign | Lines::Nothing) => {
                 ("not_installed", Vec::new())
             }
         };
-        Self { state, types }
+        Self {
+            state,
+            types,
+            problem: None,
+            advice: [""; 2],
+        }
+    }
+
+    fn lost(wrong: &Wrong) -> Self {
+        Self {
+            state: "lost",
+            types: Vec::new(),
+            problem: Some(wrong.to_string()),
+            advice: [wrong.meaning(), wrong.cure()],
+        }
     }
 }
 

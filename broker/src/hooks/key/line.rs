@@ -7,8 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{KeyHook, KeyHookError, SIZE_MAX, Standing};
+use super::{KeyHook, KeyHookError, SIZE_MAX, Standing, Wrong};
 use crate::hooks::file;
+use crate::hooks::lock::Lock;
 use crate::linux::secure;
 
 mod oracle;
@@ -22,7 +23,7 @@ const FILE: &str = "upcalld.conf";
 const MARK: &str = "# Written by `upcallctl install key --mode line`";
 
 /// What answers keys that nothing answered before: the key is left unanswered, as then.
-const NOBODY: &str = "/bin/false";
+pub(super) const NOBODY: &str = "/bin/false";
 
 /// The words that the kernel says, as request-key.conf(5) fills them in.
 const WORDS: &str = "%o %k %u %g %T %P %S";
@@ -205,14 +206,19 @@ impl KeyLines<'_> {
     ///
     /// # Errors
     /// See [`KeyHookError`]; everything is as it was then.
-    pub fn install(&self, lines: &[Line], trial: Option<&str>) -> Result<Before, KeyHookError> {
+    pub fn install(
+        &self,
+        lines: &[Line],
+        trial: Option<&str>,
+        lock: &Lock,
+    ) -> Result<Before, KeyHookError> {
         self.hook.shim.check()?;
         let before = Before {
             lines: secure::read_file(&self.path(), SIZE_MAX).ok(),
             file: secure::read_file(&self.hook.path(), SIZE_MAX).ok(),
         };
         let put_in = || {
-            let text = self.hook.text(Path::new(NOBODY));
+            let text = self.hook.text(Path::new(NOBODY), None);
             file::write(&self.hook.shim.hooks, "key", text.as_bytes())?;
             self.write(lines, trial)?;
             lines.iter().try_for_each(|line| self.check(line))
@@ -221,7 +227,7 @@ impl KeyLines<'_> {
             Ok(()) => Ok(before),
             Err(error) => {
                 // The first error is the one to be told.
-                drop(self.undo(&before));
+                drop(self.undo(&before, lock));
                 Err(error)
             }
         }
@@ -231,7 +237,7 @@ impl KeyLines<'_> {
     ///
     /// # Errors
     /// As write(2).
-    pub fn tried(&self, lines: &[Line]) -> Result<(), KeyHookError> {
+    pub fn tried(&self, lines: &[Line], _lock: &Lock) -> Result<(), KeyHookError> {
         self.write(lines, None)
     }
 
@@ -256,9 +262,24 @@ impl KeyLines<'_> {
     ///
     /// # Errors
     /// See [`KeyHookError`].
-    pub fn undo(&self, before: &Before) -> Result<(), KeyHookError> {
+    pub fn undo(&self, before: &Before, _lock: &Lock) -> Result<(), KeyHookError> {
         put_back(&self.directory(), FILE, before.lines.as_deref())?;
         put_back(&self.hook.shim.hooks, "key", before.file.as_deref())
+    }
+
+    /// Writes lines of ours again that somebody has removed, unless somebody of ours is at work there. Returns whether they are
+    /// there now. Whether they win is not asked here, where no program may be started.
+    ///
+    /// # Errors
+    /// See [`KeyHookError`].
+    pub fn take_back(&self, lines: &[Line]) -> Result<bool, KeyHookError> {
+        let Some(_lock) = self.hook.writer.now()? else {
+            return Ok(false);
+        };
+        match self.hook.wrong() {
+            Some(Wrong::NoLines(_)) => self.write(lines, None).map(|()| true),
+            _ => Ok(false),
+        }
     }
 
     /// Removes the lines, if they are ours, and the hook's file. Returns what there was.
@@ -266,6 +287,7 @@ impl KeyLines<'_> {
     /// # Errors
     /// See [`KeyHookError`].
     pub fn uninstall(&self) -> Result<Lines, KeyHookError> {
+        let _lock = self.hook.lock()?;
         let standing = self.standing();
         if let Lines::Ours(_) = &standing {
             file::remove(&self.directory(), FILE)?;

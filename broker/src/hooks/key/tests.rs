@@ -51,20 +51,20 @@ fn ours_goes_in_twice_and_theirs_comes_back() {
     let Some(host) = host() else { return };
     let hook = &host.hook;
     assert_eq!(hook.standing(), Standing::Foreign);
-    hook.install().unwrap();
+    hook.install(&hook.lock().unwrap()).unwrap();
     assert_eq!(hook.standing(), Standing::Ours);
     assert_eq!(std::fs::read_to_string(hook.was()).unwrap(), "theirs");
     assert_eq!(host.names(), [NAME, WAS]);
     // What an admin has set since is kept.
     let text = std::fs::read_to_string(hook.path()).unwrap();
     std::fs::write(hook.path(), text.replace("= pass", "= deny")).unwrap();
-    let before = hook.install().unwrap();
+    let before = hook.install(&hook.lock().unwrap()).unwrap();
     assert!(
         std::fs::read_to_string(hook.path())
             .unwrap()
             .contains("= deny")
     );
-    hook.undo(&before).unwrap();
+    hook.undo(&before, &hook.lock().unwrap()).unwrap();
     assert_eq!(hook.standing(), Standing::Ours, "it was before");
     assert_eq!(hook.uninstall().unwrap(), Standing::Ours);
     assert_eq!(
@@ -79,8 +79,8 @@ fn ours_goes_in_twice_and_theirs_comes_back() {
 #[test]
 fn what_failed_is_undone_and_where_was_nothing_nothing_stays() {
     let Some(host) = host() else { return };
-    let before = host.hook.install().unwrap();
-    host.hook.undo(&before).unwrap();
+    let before = host.hook.install(&host.hook.lock().unwrap()).unwrap();
+    host.hook.undo(&before, &host.hook.lock().unwrap()).unwrap();
     assert_eq!(
         (host.program().as_str(), host.names()),
         ("theirs", vec![NAME.to_owned()])
@@ -88,7 +88,7 @@ fn what_failed_is_undone_and_where_was_nothing_nothing_stays() {
     assert!(!host.hook.path().exists());
     std::fs::remove_file(host.hook.place()).unwrap();
     assert_eq!(host.hook.standing(), Standing::Nothing);
-    host.hook.install().unwrap();
+    host.hook.install(&host.hook.lock().unwrap()).unwrap();
     assert_eq!(host.hook.uninstall().unwrap(), Standing::Ours);
     assert!(host.names().is_empty());
 }
@@ -96,13 +96,13 @@ fn what_failed_is_undone_and_where_was_nothing_nothing_stays() {
 #[test]
 fn what_a_package_took_back_is_seen_and_is_what_comes_back() {
     let Some(host) = host() else { return };
-    host.hook.install().unwrap();
+    host.hook.install(&host.hook.lock().unwrap()).unwrap();
     // As dpkg does it, where it was not told.
     let new = host.directory.path().join("sbin/new");
     std::fs::write(&new, "newer").unwrap();
     std::fs::rename(&new, host.hook.place()).unwrap();
     assert_eq!(host.hook.standing(), Standing::Lost);
-    host.hook.install().unwrap();
+    host.hook.install(&host.hook.lock().unwrap()).unwrap();
     assert_eq!(std::fs::read_to_string(host.hook.was()).unwrap(), "newer");
     host.hook.uninstall().unwrap();
     assert_eq!(
@@ -116,13 +116,19 @@ fn another_upcallds_and_a_shim_of_anybodys_are_left() {
     let Some(host) = host() else { return };
     let mut other = host.hook.clone();
     other.shim.hooks = host.directory.path().join("other");
-    other.install().unwrap();
-    assert!(matches!(host.hook.install(), Err(KeyHookError::Another(_))));
+    other.install(&other.lock().unwrap()).unwrap();
+    assert!(matches!(
+        host.hook.install(&host.hook.lock().unwrap()),
+        Err(KeyHookError::Another(_))
+    ));
     assert_eq!(host.hook.uninstall().unwrap(), Standing::Another);
     assert_eq!(other.standing(), Standing::Ours);
     other.uninstall().unwrap();
     let shim = host.directory.path().join("libexec/request-key");
     std::fs::set_permissions(shim, PermissionsExt::from_mode(0o777)).unwrap();
-    assert!(matches!(host.hook.install(), Err(KeyHookError::Shim(_))));
+    assert!(matches!(
+        host.hook.install(&host.hook.lock().unwrap()),
+        Err(KeyHookError::Shim(_))
+    ));
     assert_eq!(host.program(), "theirs");
 }

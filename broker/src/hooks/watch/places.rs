@@ -5,8 +5,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::super::file::CoreHook;
-use super::super::module::{ModuleHook, Standing as Modprobe};
-use super::super::sysctl::{CoreSysctl, Standing, SysctlError};
+use super::super::install::InstallError;
+use super::super::key::line::{Line, Lines};
+use super::super::key::{KeyHook, KeyHookError, Standing as Program, Wrong};
+use super::super::module::{ModuleHook, ModuleHookError, Standing as Modprobe};
+use super::super::sysctl::{CoreSysctl, Standing};
+
+/// Why a hook could not be taken back.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TakeBackError {
+    /// core_pattern.
+    #[error(transparent)]
+    Core(#[from] InstallError),
+    /// /sbin/request-key.
+    #[error(transparent)]
+    Key(#[from] KeyHookError),
+    /// kernel.modprobe.
+    #[error(transparent)]
+    Module(#[from] ModuleHookError),
+}
 
 /// What the kernel and the hook's file say.
 pub(super) enum Found {
@@ -19,12 +36,12 @@ pub(super) enum Found {
 pub(super) trait Place: Debug {
     /// As people call it.
     fn name(&self) -> &'static str;
-    /// The kernel's setting.
+    /// The kernel's setting, or its program.
     fn setting(&self) -> &'static str;
     /// A file that cannot be used was installed all the same.
     fn found(&self) -> Found;
     /// Puts ours back, unless somebody of ours is at work there: it may be an `uninstall`. Returns whether it is ours.
-    fn take_back(&self) -> Result<bool, SysctlError>;
+    fn take_back(&self) -> Result<bool, TakeBackError>;
 }
 
 /// core_pattern.
@@ -82,17 +99,18 @@ impl Place for Core {
         Found::Foreign(standing.pattern.text().to_owned())
     }
 
-    fn take_back(&self) -> Result<bool, SysctlError> {
+    fn take_back(&self) -> Result<bool, TakeBackError> {
         let Some(ours) = self.ours().clone() else {
             return Ok(false);
         };
-        let Some(lock) = self.sysctl.try_lock()? else {
+        let Some(lock) = self.sysctl.try_lock().map_err(InstallError::from)? else {
             return Ok(false);
         };
         if CoreHook::read(&self.hooks).is_err() {
             return Ok(false);
         }
-        self.sysctl.put_in(&ours, &lock)?;
+        let put_in = self.sysctl.put_in(&ours, &lock);
+        put_in.map_err(InstallError::from)?;
         Ok(true)
     }
 }
@@ -118,7 +136,62 @@ impl Place for ModuleHook {
         }
     }
 
-    fn take_back(&self) -> Result<bool, SysctlError> {
-        Self::take_back(self)
+    fn take_back(&self) -> Result<bool, TakeBackError> {
+        Ok(Self::take_back(self)?)
+    }
+}
+
+/// /sbin/request-key, or lines of its configuration.
+#[derive(Debug)]
+pub(super) struct Key {
+    hook: KeyHook,
+    /// The lines when they were seen last, to put back.
+    lines: Mutex<Vec<Line>>,
+}
+
+impl Key {
+    pub(super) fn new(hook: KeyHook) -> Self {
+        Self {
+            hook,
+            lines: Mutex::default(),
+        }
+    }
+
+    fn lines(&self) -> std::sync::MutexGuard<'_, Vec<Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place for Key {
+    fn name(&self) -> &'static str {
+        "key"
+    }
+
+    fn setting(&self) -> &'static str {
+        "/sbin/request-key"
+    }
+
+    fn found(&self) -> Found {
+        if let Some(wrong) = self.hook.wrong() {
+            return Found::Foreign(wrong.to_string());
+        }
+        if let Lines::Ours(lines) = self.hook.lines().standing() {
+            *self.lines() = lines;
+            return Found::Ours;
+        }
+        match self.hook.standing() {
+            Program::Ours => Found::Ours,
+            Program::Another | Program::Lost | Program::Foreign | Program::Nothing => {
+                Found::NotInstalled
+            }
+        }
+    }
+
+    fn take_back(&self) -> Result<bool, TakeBackError> {
+        let lines = self.lines().clone();
+        Ok(match self.hook.wrong() {
+            Some(Wrong::NoLines(_)) if !lines.is_empty() => self.hook.lines().take_back(&lines)?,
+            _ => self.hook.take_back()?,
+        })
     }
 }

@@ -13,6 +13,11 @@ pub(super) fn hook(host: &Host<'_>) -> Finding {
     let hook = host.key();
     let (place, install) = (hook.place(), host.context.typed("install key"));
     let place = place.display();
+    if let Some(wrong) = hook.wrong() {
+        let cure = host.context.typed(wrong.cure());
+        let finding = Finding::error(NAME, wrong.to_string());
+        return finding.why(wrong.meaning()).cure(cure);
+    }
     if let Some(found) = lines(host, &hook) {
         return found;
     }

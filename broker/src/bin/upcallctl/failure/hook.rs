@@ -27,7 +27,9 @@ pub(super) fn core(error: &InstallError, context: &Context) -> Option<String> {
             format!("upcallctl --config {config} uninstall core; if that is gone, {core_pattern}")
         }
         InstallError::Sysctl(SysctlError::ReadBack { .. }) => writer("core_pattern"),
-        InstallError::File(_) | InstallError::Sysctl(SysctlError::Io { .. }) => return None,
+        InstallError::File(_)
+        | InstallError::Lock(_)
+        | InstallError::Sysctl(SysctlError::Io { .. }) => return None,
     })
 }
 
@@ -40,7 +42,7 @@ pub(super) fn key(error: &KeyHookError, context: &Context) -> Option<String> {
             "dpkg-divert --list '*request-key*' says who else wants it".to_owned()
         }
         KeyHookError::Line(error) => lines_help(error, context),
-        KeyHookError::File(_) | KeyHookError::Name(_) => return None,
+        KeyHookError::File(_) | KeyHookError::Lock(_) | KeyHookError::Name(_) => return None,
     })
 }
 
@@ -56,6 +58,7 @@ pub(super) fn module(error: &ModuleHookError) -> Option<String> {
         ModuleHookError::Sysctl(SysctlError::ReadBack { .. }) => writer("kernel.modprobe"),
         ModuleHookError::Sysctl(SysctlError::Io { .. })
         | ModuleHookError::File(_)
+        | ModuleHookError::Lock(_)
         | ModuleHookError::Script(_)
         | ModuleHookError::NoModules => return None,
     })

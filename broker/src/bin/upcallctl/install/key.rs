@@ -69,10 +69,16 @@ fn program(context: &Context, asked: &InstallArgs) -> Result<(), Failure> {
     }
     let test = test(context, asked)?;
     let _unharmed = Unharmed::new();
-    let before = hook.install().map_err(Failure::InstallKey)?;
+    let put_in = || {
+        let lock = hook.lock()?;
+        let before = hook.install(&lock)?;
+        Ok((lock, before))
+    };
+    let (lock, before) = put_in().map_err(Failure::InstallKey)?;
     let place = hook.place().display().to_string();
     let tried = test.map(self_test::Test::run_key);
-    let took = settled(context, tried, &place, || hook.undo(&before))?;
+    let took = settled(context, tried, &place, || hook.undo(&before, &lock))?;
+    drop(lock);
     answer(context, took, false, &done(context, took))
 }
 

@@ -127,7 +127,7 @@ fn key(state: &State, context: &Context) -> Vec<String> {
             let types = state.key.types.join(" ");
             (false, format!("ours by {}: {types}", file.display()))
         }
-        "lost" => (true, format!("{place} is not ours any more")),
+        "lost" => (true, state.key.problem.clone().unwrap_or_default()),
         "another" => (false, "another upcalld's".to_owned()),
         _ => {
             let install = context.typed("install key");
@@ -136,8 +136,9 @@ fn key(state: &State, context: &Context) -> Vec<String> {
     };
     let mut lines = vec![row("", "key", wrong, &text, look)];
     if wrong {
-        lines.push(more("keys go by it, and no rule applies to them"));
-        lines.push(more(&format!("help: {}", context.typed("install key"))));
+        let [meaning, cure] = state.key.advice;
+        lines.push(more(meaning));
+        lines.push(more(&format!("help: {}", context.typed(cure))));
     }
     lines
 }
@@ -291,6 +292,7 @@ mod tests {
     use clap::Parser;
     use std::collections::BTreeMap;
     use upcalld::control::{ModuleStatus, Status};
+    use upcalld::hooks::key::Wrong;
 
     fn context(utf8: bool) -> Context {
         let cli = Cli::parse_from(["upcallctl", "status"]);
@@ -337,6 +339,8 @@ mod tests {
             key: Key {
                 state: "program",
                 types: Vec::new(),
+                problem: None,
+                advice: [""; 2],
             },
             memory_bytes: Some(10_276_044),
             errors_on_disk: Some(0),
@@ -364,7 +368,7 @@ mod tests {
     fn three_things_need_the_admin() {
         let mut state = healthy();
         state.daemon.core = "foreign".into();
-        state.key.state = "lost";
+        state.key = Key::lost(&Wrong::Taken("/sbin/request-key".into()));
         state.daemon.foreign = Some("@@/run/systemd/coredump-kernel".into());
         state.daemon.foreign_since = Some(micros("2026-11-22T12:58:10Z"));
         state.daemon.unchanged = false;

@@ -54,21 +54,23 @@ fn lines_go_in_twice_and_out_again() {
             .collect::<Vec<_>>(),
         [Some("/sbin/key.dns_resolver %k"), None]
     );
-    lines.install(&wanted, Some("trial:*")).unwrap();
+    let lock = host.hook.lock().unwrap();
+    lines.install(&wanted, Some("trial:*"), &lock).unwrap();
     let text = std::fs::read_to_string(lines.path()).unwrap();
     assert!(text.contains("create\tuser\ttrial:*\t*\t"), "{text}");
-    lines.tried(&wanted).unwrap();
+    lines.tried(&wanted, &lock).unwrap();
     assert_eq!(lines.standing(), Lines::Ours(wanted.clone()));
     // What was before us is not we.
     let again = lines
         .plan(&kinds(&["dns_resolver", "id_resolver"]))
         .unwrap();
     assert_eq!(again, wanted);
-    let before = lines.install(&again, None).unwrap();
-    lines.undo(&before).unwrap();
+    let before = lines.install(&again, None, &lock).unwrap();
+    lines.undo(&before, &lock).unwrap();
+    drop(lock);
     assert_eq!(lines.standing(), Lines::Ours(wanted.clone()));
     assert!(matches!(
-        host.hook.install(),
+        host.hook.install(&host.hook.lock().unwrap()),
         Err(KeyHookError::Line(LineError::Both(_)))
     ));
     assert_eq!(lines.uninstall().unwrap(), Lines::Ours(wanted));
@@ -85,7 +87,9 @@ fn who_still_wins_is_said_and_nothing_stays() {
     // Every description but the shortest fits it better than ours.
     let other = host.directory.path().join("etc/request-key.d/other.conf");
     std::fs::write(other, "create\tdns_resolver\tupcalld:*\t*\t/theirs %k\n").unwrap();
-    let error = lines.install(&wanted, None).unwrap_err();
+    let error = lines
+        .install(&wanted, None, &host.hook.lock().unwrap())
+        .unwrap_err();
     assert!(
         matches!(&error, KeyHookError::Line(LineError::Preferred { command, .. }) if command == "/theirs %k"),
         "{error}"
@@ -130,7 +134,9 @@ fn what_cannot_be_put_behind_a_line_is_refused() {
     other.shim.program = host.directory.path().join("libexec/other-request-key");
     std::fs::copy(&host.hook.shim.program, &other.shim.program).unwrap();
     let wanted = other.lines().plan(&kinds(&["user"])).unwrap();
-    other.lines().install(&wanted, None).unwrap();
+    let lock = other.lock().unwrap();
+    other.lines().install(&wanted, None, &lock).unwrap();
+    drop(lock);
     assert!(matches!(refused("user"), KeyHookError::Another(_)));
     assert_eq!(lines.uninstall().unwrap(), Lines::Another);
 }
@@ -138,7 +144,7 @@ fn what_cannot_be_put_behind_a_line_is_refused() {
 #[test]
 fn a_host_has_one_way_only() {
     let Some(host) = host() else { return };
-    host.hook.install().unwrap();
+    host.hook.install(&host.hook.lock().unwrap()).unwrap();
     let error = host.hook.lines().plan(&kinds(&["user"])).unwrap_err();
     assert!(matches!(error, KeyHookError::Line(LineError::Both(_))));
 }

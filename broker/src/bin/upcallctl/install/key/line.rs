@@ -49,8 +49,8 @@ pub(super) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure>
     if kinds.is_empty() {
         kinds = keytype::of_the_kernel().map(str::to_owned).collect();
     }
-    let planned = lines.plan(&kinds).map_err(Failure::InstallKey)?;
     if asked.dry_run {
+        let planned = lines.plan(&kinds).map_err(Failure::InstallKey)?;
         return answer(context, &planned, None, true);
     }
     if !nix::unistd::Uid::effective().is_root() {
@@ -59,12 +59,19 @@ pub(super) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure>
     let test = test(context, asked)?;
     let _unharmed = Unharmed::new();
     let trial = test.is_some().then_some(TRIAL);
-    let before = lines.install(&planned, trial);
-    let before = before.map_err(Failure::InstallKey)?;
+    let put_in = || {
+        let lock = context.key.lock()?;
+        let planned = lines.plan(&kinds)?;
+        let before = lines.install(&planned, trial, &lock)?;
+        Ok((lock, planned, before))
+    };
+    let (lock, planned, before) = put_in().map_err(Failure::InstallKey)?;
     let place = lines.path().display().to_string();
     let tried = test.map(self_test::Test::run_key);
-    let took = settled(context, tried, &place, || lines.undo(&before))?;
-    lines.tried(&planned).map_err(Failure::InstallKey)?;
+    let took = settled(context, tried, &place, || lines.undo(&before, &lock))?;
+    let tried = lines.tried(&planned, &lock);
+    tried.map_err(Failure::InstallKey)?;
+    drop(lock);
     answer(context, &planned, took, false)
 }
 
