@@ -8,6 +8,8 @@ pub mod report;
 #[cfg(feature = "harness")]
 pub mod bundle;
 #[cfg(feature = "harness")]
+pub mod ccache;
+#[cfg(feature = "harness")]
 pub mod cgroup;
 #[cfg(feature = "harness")]
 pub mod command;

@@ -3,9 +3,8 @@
 //! Types that this kernel does not have cannot be asked for; but which type a key is of their helpers do not look at, so
 //! they get the same words with a key of type `user`.
 
-use std::time::{Duration, SystemTime};
-
 use anyhow::Result;
+use upcall_e2e::ccache;
 use upcall_e2e::container::Container;
 use upcall_e2e::dynamic;
 use upcall_e2e::needs;
@@ -122,8 +121,34 @@ const OUTSIDE: &str = r#"
 upcall = "key"
 match.container = {}
 match.key = { type = "user", description = "ver=*" }
-run = { in = "host", command = ["@/cifs.upcall", "{key}"], timeout = "20s" }
+run = { in = "host", command = ["@/cifs.upcall", "-E", "{key}"], timeout = "20s" }
 "#;
+
+/// A container whose root has a ticket for a file server, and what the kernel asks for when he mounts something there.
+fn with_ticket(
+    scene: &KeyScene,
+    name: &str,
+    own: bool,
+    change: impl Fn(&Rootfs) -> Result<()> + 'static,
+) -> Result<(Container, String)> {
+    let container = Runc::new(name)
+        .with(|bundle| bundle.user_namespace = own.then_some(300_000))
+        .root(move |root| {
+            root.file("/etc/passwd", "root:x:0:0:root:/:/bin/sh\n", 0o644)?;
+            root.file("/etc/krb5.conf", ccache::CONFIGURATION, 0o644)?;
+            change(root)
+        })
+        .start(&scene.sandbox)?;
+    let cache = container.root().inside("/tmp/krb5cc_0");
+    ccache::write(&cache)?;
+    let owner = own.then_some(300_000);
+    std::os::unix::fs::chown(&cache, owner, owner)?;
+    let words = format!(
+        "ver=0x2;host=srv.example;ip4=127.0.0.1;sec=krb5;uid=0x0;creduid=0x0;user=root;pid=0x{:x}",
+        container.init()
+    );
+    Ok((container, words))
+}
 
 #[test]
 fn cifs_upcall_looks_for_the_credentials_in_the_container() -> Result<()> {
@@ -137,36 +162,52 @@ fn cifs_upcall_looks_for_the_credentials_in_the_container() -> Result<()> {
         program.display()
     );
     std::fs::write(&wrapper, text)?;
-    std::fs::set_permissions(
-        &wrapper,
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )?;
-    for (name, own) in [("plain", false), ("own", true)] {
-        let container = Runc::new(name).with(|bundle| {
-            bundle.user_namespace = own.then_some(300_000);
-        });
-        let container = container.start(&scene.sandbox)?;
-        // Never read so far.
-        let cache = container.root().inside("/tmp/krb5cc_0");
-        std::fs::write(&cache, "no credentials\n")?;
-        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let times = std::fs::FileTimes::new().set_accessed(long_ago);
-        std::fs::File::options()
-            .write(true)
-            .open(&cache)?
-            .set_times(times)?;
-        let words = format!(
-            "ver=0x2;host=srv.example;ip4=127.0.0.1;sec=krb5;uid=0x0;creduid=0x0;user=root;pid=0x{:x};upcall_target=app",
-            container.init()
-        );
-        // There are none, and nobody to get them from.
-        let said = ask_in(&container, &["user", &words, ""])?;
-        let record = scene.record(&words)?;
-        assert_eq!(said, "no EKEYREJECTED", "{record:?}");
-        assert_eq!(action(&record, "run")?.exit_code, Some(0), "{record:?}");
-        let read = std::fs::metadata(&cache)?.accessed()?;
-        assert!(read > long_ago, "{name}: it was not looked at: {record:?}");
-        drop(container);
-    }
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&wrapper, executable)?;
+    let ticket = str::from_utf8(ccache::TICKET)?;
+
+    let (plain, words) = with_ticket(&scene, "plain", false, |_| Ok(()))?;
+    let said = ask_in(&plain, &["user", &words, ""])?;
+    let record = scene.record(&words)?;
+    assert!(said.contains(ticket), "{said}: {record:?}");
+    assert_eq!(key(&record)?.answer.as_deref(), Some("helper"));
+    drop(plain);
+
+    // The user namespace that it joins by itself takes the authority from it: what it ends with when it has the answer is
+    // keyctl(2)'s own -1.
+    let (own, words) = with_ticket(&scene, "own", true, |_| Ok(()))?;
+    let said = ask_in(&own, &["user", &words, ""])?;
+    let record = scene.record(&words)?;
+    assert_eq!(said, "no EKEYREJECTED", "{record:?}");
+    let exit_code = action(&record, "run")?.exit_code;
+    assert_eq!(exit_code, Some(255), "{record:?}");
+    drop(own);
+    scene.end()
+}
+
+/// Started in the container it has nobody to enter, since the process of `pid=` is not there by the host's number; and who
+/// put it there has taken the authority again.
+const ENTERED: &str = r#"
+[[rule]]
+upcall = "key"
+match.container = {}
+match.key = { type = "user", description = "ver=*" }
+run = { in = "container", command = ["/usr/sbin/cifs.upcall", "-E", "{key}"] }
+"#;
+
+#[test]
+fn cifs_upcall_answers_from_the_containers_own_credentials() -> Result<()> {
+    needs!(HostHooks, Root, Runc, KeyHelpers);
+    let scene = KeyScene::new(ENTERED)?;
+    let program = unpacked("cifs-utils").join("usr/sbin/cifs.upcall");
+    let (container, words) = with_ticket(&scene, "web", true, move |root| {
+        dynamic::copy(root, &program, "/usr/sbin/cifs.upcall", &["libtalloc2"])
+    })?;
+    let said = ask_in(&container, &["user", &words, ""])?;
+    let record = scene.record(&words)?;
+    let ticket = str::from_utf8(ccache::TICKET)?;
+    assert!(said.contains(ticket), "{said}: {record:?}");
+    assert_eq!(key(&record)?.answer.as_deref(), Some("helper"));
+    drop(container);
     scene.end()
 }
