@@ -66,7 +66,7 @@ fn principal(names: &[&str]) -> Vec<u8> {
 
 /// The ticket (RFC 4120, 5.3), in DER.
 fn ticket() -> Vec<u8> {
-    let names = ["cifs", "srv.example"].map(|name| text(name)).concat();
+    let names = ["cifs", "srv.example"].map(text).concat();
     let name = sequence(&[tagged(0, &number(1)), tagged(1, &der(0x30, &names))]);
     let encrypted = sequence(&[tagged(0, &number(ENCTYPE)), tagged(2, &der(0x04, TICKET))]);
     let fields = [
