@@ -12,6 +12,7 @@ mod reuse;
 mod runtimes;
 mod socket;
 mod spool;
+mod steps;
 mod time;
 mod trace;
 mod words;

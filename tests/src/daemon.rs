@@ -198,6 +198,21 @@ impl Daemon {
         self.launcher
     }
 
+    /// The launcher's child that takes the next launch and keeps it, when all others have ended.
+    ///
+    /// # Errors
+    /// Others do not end.
+    pub fn keeper(&self) -> Result<u32> {
+        until(
+            Duration::from_secs(5),
+            "a keeper alone",
+            || match children(self.launcher).as_slice() {
+                [keeper] => Some(*keeper),
+                _ => None,
+            },
+        )
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         read(&self.log)

@@ -70,6 +70,8 @@ pub mod service;
 #[cfg(feature = "harness")]
 pub mod skip;
 #[cfg(feature = "harness")]
+pub mod steps;
+#[cfg(feature = "harness")]
 pub mod sys;
 #[cfg(feature = "harness")]
 pub mod watch;

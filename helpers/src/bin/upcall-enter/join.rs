@@ -92,16 +92,6 @@ fn prepare(
     }
     if enter.place == Place::Container {
         raise_oom_score(proc.as_fd(), enter.leader)?;
-        match sys::share_core_cookie(enter.leader) {
-            // No simultaneous multithreading, or a kernel without core scheduling: nobody to be kept apart from.
-            Ok(()) | Err(Errno::ENODEV | Errno::EINVAL) => {}
-            Err(errno) => {
-                return Err(Failure {
-                    stage: Stage::Scheduling,
-                    errno,
-                });
-            }
-        }
     }
     sys::reset_sigpipe();
     become_undumpable()?;
@@ -110,6 +100,16 @@ fn prepare(
     arrange_descriptors(fds, pipes, &proc, prints).at(Stage::Descriptors)?;
     set_limits(context, enter)?;
     Ok(proc)
+}
+
+/// Runs from here on, with all that is born of us, where the container's init may run. For the keeper: the number is the
+/// host's, and whoever is born in the container's pid namespace knows its init by another.
+pub(crate) fn share_core(leader: u32) -> Result<(), Failure> {
+    match sys::share_core_cookie(leader) {
+        // No simultaneous multithreading, or a kernel without core scheduling: nobody to be kept apart from.
+        Ok(()) | Err(Errno::ENODEV | Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno).at(Stage::Scheduling),
+    }
 }
 
 /// Ends this process when its parent ends, and now if that has ended already: then nobody reads the status pipe.
@@ -173,16 +173,14 @@ fn arrange_descriptors(
     proc: &OwnedFd,
     prints: bool,
 ) -> Result<(), Errno> {
-    sys::dup_to(pipes.stdin.as_fd(), 0)?;
-    sys::dup_to(pipes.stdout.as_fd(), 1)?;
     if prints {
-        // What it prints is the payload, and a warning is no part of that.
-        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        let null = nix::fcntl::open("/dev/null", flags, Mode::empty())?;
-        sys::dup_to(null.as_fd(), 2)?;
+        // What it prints is the payload, and a warning is no part of that. Until here 0 is the host's /dev/null.
+        sys::dup_to(std::io::stdin().as_fd(), 2)?;
     } else {
         sys::dup_to(pipes.stdout.as_fd(), 2)?;
     }
+    sys::dup_to(pipes.stdin.as_fd(), 0)?;
+    sys::dup_to(pipes.stdout.as_fd(), 1)?;
     let needed = [FdRole::Leader, FdRole::Origin, FdRole::Program]
         .into_iter()
         .filter_map(|role| fds.get(role));

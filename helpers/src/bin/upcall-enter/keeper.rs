@@ -11,8 +11,10 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::setns;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as WaitIdStatus, waitid};
 use upcall_helpers::clock::monotonic;
 use upcall_helpers::sys::{self, CLONE_CLEAR_SIGHAND, Fork};
@@ -202,15 +204,23 @@ impl Keeper<'_> {
         fds.take(FdRole::FreezerV1)
             .map(cgroup::refuse_frozen_v1)
             .transpose()?;
-        let pid_namespace = self.enter.join & NAMESPACES[2].1;
-        if self.enter.place == Place::Container && pid_namespace != 0 {
-            // Our children's from now on, not ours (pid_namespaces(7)).
-            let leader = fds.get(FdRole::Leader).ok_or(Errno::EBADF);
-            let flags = join::clone_flags(pid_namespace)?;
-            setns(leader.at(Stage::Plan)?, flags).at(Stage::Join)?;
+        let mut visit = None;
+        if self.enter.place == Place::Container {
+            join::share_core(self.enter.leader)?;
+            if self.enter.join & NAMESPACES[2].1 != 0 {
+                let leader = fds.get(FdRole::Leader).ok_or(Errno::EBADF);
+                let leader = leader.at(Stage::Plan)?;
+                visit = Some(Visit::begin(self.context, leader, self.enter.join)?);
+            }
         }
-        let (pid, pidfd) = match sys::fork(CLONE_CLEAR_SIGHAND, Some(cgroup.fd())) {
-            Ok(Fork::Child) => join::start(self.context, self.enter, fds, pipes, files),
+        let forked = sys::fork(CLONE_CLEAR_SIGHAND, Some(cgroup.fd()));
+        if let Ok(Fork::Child) = forked {
+            drop(visit);
+            join::start(self.context, self.enter, fds, pipes, files);
+        }
+        visit.map_or(Ok(()), Visit::end)?;
+        let (pid, pidfd) = match forked {
+            Ok(Fork::Child) => sys::exit(127),
             Ok(Fork::Parent { pid, pidfd }) => (pid, pidfd),
             Err(errno) => {
                 // A pid namespace that has lost its init takes nobody, and this is how it says so.
@@ -285,6 +295,42 @@ impl Keeper<'_> {
             }
         }
         None
+    }
+}
+
+/// The container's pid namespace for our children (pid_namespaces(7)), and its mounts and its network for ourselves until
+/// one is born. From then on he is seen there, and whose mounts and sockets a process sees everybody may read of it
+/// (proc_pid_mountinfo(5), proc_pid_net(5)): the host's are not for the container to know. Nobody there sees us meanwhile,
+/// and we look nothing up.
+struct Visit {
+    home: Vec<OwnedFd>,
+}
+
+impl Visit {
+    fn begin(context: &Context<'_>, leader: &OwnedFd, join: u32) -> Result<Self, Failure> {
+        let shown = NAMESPACES
+            .iter()
+            .filter(|(name, flag)| ["mnt", "net"].contains(name) && join & flag != 0);
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let home: Result<Vec<OwnedFd>, Errno> = shown
+            .clone()
+            .map(|(name, _)| {
+                let path = format!("self/ns/{name}");
+                openat(&context.proc, path.as_str(), flags, Mode::empty())
+            })
+            .collect();
+        let home = home.at(Stage::Join)?;
+        let joined = shown.fold(NAMESPACES[2].1, |joined, (_, flag)| joined | flag);
+        setns(leader, join::clone_flags(joined)?).at(Stage::Join)?;
+        Ok(Self { home })
+    }
+
+    /// Back to the host.
+    fn end(self) -> Result<(), Failure> {
+        self.home
+            .iter()
+            .try_for_each(|home| setns(home, CloneFlags::empty()))
+            .at(Stage::Join)
     }
 }
 

@@ -3,11 +3,12 @@
 //! `trace SECONDS` tries to trace, and to steal descriptors of, every process that appears; `overwrite SECONDS` tries to
 //! write to the programs that they run from; `swallow FILE` reads its input into memory that is FILE, which may never
 //! be there; `connect SOCKET` connects; `impostor PID INIT`, from the host, is a process of INIT's namespaces by the
-//! number PID, which waits to crash. The first two print what they achieved, a line each; nothing is good news.
+//! number PID, which waits to crash; `rob -` tries everything on the processes whose numbers it reads. The first two and
+//! the last print what they achieved, a line each; nothing is good news.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         "overwrite" => attack(seconds, overwrite),
         "swallow" => return swallow(argument),
         "impostor" => return impostor(argument, words.get(2).map_or("", String::as_str)),
+        "rob" => rob_all(),
         "connect" => say(&format!("{:?}", connect_to(argument))),
         _ => return ExitCode::from(2),
     }
@@ -107,6 +109,59 @@ fn trace(pid: i32) {
             name(pid)
         ));
     }
+}
+
+/// Tries on one process after the other all that looks into it or takes something of it, and says what was gained.
+fn rob_all() {
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let gained = line
+            .parse()
+            .map_or_else(|_| vec!["no number".to_owned()], rob);
+        say(&format!("{line}: {}", gained.join(", ")));
+    }
+}
+
+/// A process that is traced by somebody else cannot be seized; what else there is asks for the same right (ptrace(2),
+/// `PTRACE_MODE_ATTACH`), or for less.
+fn rob(pid: i32) -> Vec<String> {
+    let mut gained: Vec<String> = (0..DESCRIPTORS)
+        .filter_map(|number| sys::steal(pid, number).ok())
+        .map(|stolen| format!("descriptor {}", kind(&stolen)))
+        .collect();
+    let below = |name: &str| format!("/proc/{pid}/{name}");
+    let read = |name: &&str| {
+        let mut byte = [0];
+        let read = File::open(below(name)).and_then(|mut file| file.read(&mut byte));
+        read.is_ok_and(|length| length > 0)
+    };
+    let files = ["environ", "auxv", "maps", "syscall", "stack", "io"];
+    let links = ["exe", "cwd", "root", "ns/mnt", "ns/user", "ns/net", "fd/0"];
+    let leads = |name: &&str| std::fs::metadata(below(name)).is_ok();
+    let (files, links) = (
+        files.into_iter().filter(read),
+        links.into_iter().filter(leads),
+    );
+    if File::open(below("mem")).is_ok() {
+        gained.push("mem".to_owned());
+    }
+    gained.extend(files.chain(links).map(str::to_owned));
+    // What everybody may read of a process: that of the host's should not be his.
+    for name in ["mountinfo", "net/unix", "net/dev"] {
+        let there = std::fs::read(below(name)).unwrap_or_default();
+        let here = std::fs::read(format!("/proc/self/{name}")).unwrap_or_default();
+        if !there.is_empty() && there != here {
+            gained.push(format!("another {name}"));
+        }
+    }
+    if sys::read_memory(pid).is_ok() {
+        gained.push("memory".to_owned());
+    }
+    gained.extend(
+        sys::namespaces(pid)
+            .into_iter()
+            .map(|name| format!("namespace {name}")),
+    );
+    gained
 }
 
 /// What a stolen descriptor leads to.

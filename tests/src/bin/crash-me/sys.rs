@@ -77,6 +77,51 @@ pub(crate) fn steal(pid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Looks into the memory of another process (process_vm_readv(2)), at an address that nobody has: who may look is told
+/// apart from who may not before that is found out.
+pub(crate) fn read_memory(pid: i32) -> Result<(), Errno> {
+    let mut byte = 0_u8;
+    let here = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
+    let there = libc::iovec {
+        iov_base: std::ptr::without_provenance_mut(4096),
+        iov_len: 1,
+    };
+    // SAFETY: process_vm_readv writes one byte to `byte`, which lives here, and reads the two lists of one each.
+    let read = unsafe { libc::process_vm_readv(pid, &raw const here, 1, &raw const there, 1, 0) };
+    match Errno::result(read) {
+        Ok(_) | Err(Errno::EFAULT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Namespaces of another process that a pidfd gives (ioctl_pidfd(2), 6.11).
+pub(crate) fn namespaces(pid: i32) -> Vec<&'static str> {
+    const ASK: [(&str, libc::Ioctl); 3] = [
+        ("mnt", libc::PIDFD_GET_MNT_NAMESPACE),
+        ("net", libc::PIDFD_GET_NET_NAMESPACE),
+        ("user", libc::PIDFD_GET_USER_NAMESPACE),
+    ];
+    let Ok(pidfd) = upcall_helpers::sys::pidfd_open(pid.unsigned_abs()) else {
+        return Vec::new();
+    };
+    let got = |ask: libc::Ioctl| {
+        // SAFETY: these ioctls take no argument and return a new descriptor or an error.
+        let fd = unsafe { libc::ioctl(pidfd.as_raw_fd(), ask, 0) };
+        if fd >= 0 {
+            // SAFETY: from_raw_fd wants an open descriptor without another owner; the call above just made it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+        fd >= 0
+    };
+    ASK.into_iter()
+        .filter(|(_, ask)| got(*ask))
+        .map(|(name, _)| name)
+        .collect()
+}
+
 /// Reads standard input into memory that is a file's, whose pages come when they come.
 pub(crate) fn read_into(file: &File) -> Result<(), Errno> {
     const LENGTH: usize = 4096;

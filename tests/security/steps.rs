@@ -1,0 +1,130 @@
+//! Attacks at every step of whoever enters: he is stopped behind each of his system calls, and the container goes at him.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use upcall_e2e::command::until;
+use upcall_e2e::container::Container;
+use upcall_e2e::kernel_like::CoreDump;
+use upcall_e2e::leader::Leader;
+use upcall_e2e::needs;
+use upcall_e2e::runc::Runc;
+use upcall_e2e::steps::{Followed, Step};
+use upcalld::store::record::Outcome;
+
+use super::entry::BOTH;
+use crate::scene::{Scene, script};
+
+/// One launch is held up for no longer: its keeper gives five seconds.
+const HELD: Duration = Duration::from_secs(3);
+
+/// A process of the container's root that robs whom it is told to.
+struct Robber {
+    ask: File,
+    answer: File,
+}
+
+impl Robber {
+    fn start(container: &Container) -> Result<Self> {
+        let open = |name: &str| -> Result<File> {
+            let path = container.root().inside("/tmp").join(name);
+            drop(std::fs::remove_file(&path));
+            mkfifo(&path, Mode::empty())?;
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666))?;
+            // Both sides of a FIFO, so that nobody waits for the other.
+            let mut options = OpenOptions::new();
+            options.custom_flags(OFlag::O_NONBLOCK.bits());
+            Ok(options.read(true).write(true).open(path)?)
+        };
+        let robber = Self {
+            ask: open("ask")?,
+            answer: open("answer")?,
+        };
+        let rob = "exec /hostile rob - < /tmp/ask > /tmp/answer";
+        container.spawn(&["/bin/sh", "-c", rob])?;
+        Ok(robber)
+    }
+
+    /// What he gained of a process, by the host's number of it.
+    fn rob(&mut self, pid: u32) -> Result<String> {
+        let inside = Leader::read(pid)?.field("NSpid").to_owned();
+        let inside = inside.split_whitespace().last().context("NSpid")?;
+        writeln!(self.ask, "{inside}")?;
+        let mut said = Vec::new();
+        until(Duration::from_secs(5), "a robber's answer", || {
+            drop(self.answer.read_to_end(&mut said));
+            said.ends_with(b"\n").then_some(())
+        })?;
+        let said = String::from_utf8(said)?;
+        let gained = said.trim_end().strip_prefix(inside);
+        let gained = gained.and_then(|gained| gained.strip_prefix(':'));
+        let gained = gained.with_context(|| format!("asked about {inside}, told {said}"))?;
+        Ok(gained.trim().to_owned())
+    }
+}
+
+/// Robs whoever enters at every one of his steps, and has him enter until none is left; how many there were.
+fn at_every_step(scene: &Scene, container: &Container, signal: &str) -> Result<usize> {
+    let mut robber = Robber::start(container)?;
+    let dump = CoreDump::of(container.init())?
+        .bytes(1000)
+        .word("%s", signal);
+    let mut done = 0;
+    loop {
+        let before = scene.ids();
+        let keeper = scene.daemon.keeper()?;
+        let (mut joiner, started) = Followed::child_of(keeper, || dump.start(&scene.sandbox))?;
+        let (begun, mut at) = (Instant::now(), 0);
+        let mut over = false;
+        while begun.elapsed() < HELD {
+            match joiner.step()? {
+                Step::Call => at += 1,
+                Step::Executed => {
+                    over = true;
+                    break;
+                }
+                Step::Ended => bail!("it ended at step {at}"),
+            }
+            if at > done {
+                let gained = robber.rob(joiner.pid())?;
+                assert_eq!(gained, "", "{}, {signal}, at step {at}", container.name());
+                done = at;
+            }
+        }
+        drop(joiner);
+        started.wait()?;
+        let record = scene
+            .daemon
+            .records()
+            .wait("this dump", |r| !before.contains(&r.id))?;
+        assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+        if over {
+            return Ok(done);
+        }
+    }
+}
+
+#[test]
+fn at_no_step_can_a_container_look_into_whoever_enters_it() -> Result<()> {
+    // CVE-2016-9962, and what everybody may read in /proc: the host's mounts and sockets.
+    needs!(Root, Runc);
+    let scene = Scene::new(BOTH)?;
+    for own in [true, false] {
+        let runc = Runc::new(if own { "own" } else { "plain" });
+        let runc = if own { runc.user_namespace() } else { runc };
+        let container = runc
+            .root(script("/helper", "cat > /dev/null"))
+            .start(&scene.sandbox)?;
+        for signal in ["11", "6"] {
+            let steps = at_every_step(&scene, &container, signal)?;
+            assert!(steps > 50, "{steps} steps");
+        }
+    }
+    scene.end()
+}
