@@ -7,11 +7,11 @@ mod explained;
 mod facts;
 mod follow;
 mod forget;
+mod helper;
 mod kept;
 mod key;
 mod log;
 mod missed;
-mod module;
 mod perform;
 mod post;
 mod reason;
@@ -53,10 +53,10 @@ use crate::store::{cores, id};
 use clock::Clock;
 use cmdline::Cmdlines;
 use draft::Draft;
-pub(crate) use draft::module::module_text;
+pub(crate) use draft::helper::{module_text, umh_text};
 pub(crate) use explained::{described, described_asker, facts_of_asker, facts_of_core};
+use helper::Helpers;
 use missed::Missed;
-use module::Modules;
 use post::Posts;
 pub(crate) use reason::name;
 use refusals::Refusals;
@@ -91,7 +91,7 @@ pub struct Broker {
     admit: Admit,
     /// The same limits for keys, counted apart: nobody's crash waits for his own keys.
     keys: Admit,
-    modules: Modules,
+    helpers: Helpers,
     launcher: Arc<Launcher>,
     records: Records,
     cores: File,
@@ -148,7 +148,7 @@ impl Broker {
             resolver: Resolver::new(&settings.runtimes, Some(launcher.cgroups()))?,
             admit: Admit::new(settings.limits),
             keys: Admit::new(settings.limits),
-            modules: Modules::new(settings.limits, watch),
+            helpers: Helpers::new(settings.limits, watch),
             records: Records::create(&places.state)?,
             cores: File::open(&cores)?,
             ledger: Ledger::new(settings.store)?,
@@ -353,9 +353,9 @@ impl Broker {
         &self.admit
     }
 
-    /// The same of modules.
-    pub fn module_admit(&self) -> &Admit {
-        self.modules.limits()
+    /// The same of modules, or of other helpers.
+    pub fn helper_admit(&self, kind: upcall_config::upcall::Kind) -> &Admit {
+        self.helpers.limits(kind)
     }
 
     /// The same of keys.
@@ -475,7 +475,7 @@ impl Broker {
     /// Ends what is put together and not written yet, before the daemon ends.
     pub fn flush(&self) {
         self.launcher.tidy();
-        self.modules.watch.end();
+        self.helpers.watch.end();
         for draft in self.refusals.take_all() {
             let (record, micros) = draft.finish();
             let result = self.records.write(&record, micros);

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinHandle;
 use tracing::warn;
 use upcall_config::diagnostic::Diagnostic;
+use upcall_config::upcall;
 
 use crate::broker::Broker;
 use crate::explain::{self, ExplainError, Explainer, Explanation, Question};
@@ -199,7 +200,8 @@ impl Control {
             admit: Some([
                 self.broker.admit(),
                 self.broker.key_admit(),
-                self.broker.module_admit(),
+                self.broker.helper_admit(upcall::Kind::Module),
+                self.broker.helper_admit(upcall::Kind::Umh),
             ]),
             cores: &explain::cores(&places.state),
             previous: previous.as_ref(),

@@ -8,6 +8,7 @@ mod refuse;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::capability;
 use crate::facts::{ContainerFacts, Facts};
 use crate::keytype;
 use crate::matcher::{self, Truth, View};
@@ -134,6 +135,7 @@ fn pass(context: Option<&Context<'_>>, facts: &Facts) -> Plan {
         refused: Vec::new(),
         store: None,
         pass: true,
+        capabilities: capability::ALL,
         own_place: own_place(facts, container),
         answer: None,
         on_failure: OnFailure::Store,
@@ -168,7 +170,10 @@ impl Context<'_> {
                 pass: false,
                 ..pass(Some(self), self.facts)
             }),
-            Action::Pass => Verdict::Do(pass(Some(self), self.facts)),
+            Action::Pass(capabilities) => Verdict::Do(Plan {
+                capabilities: *capabilities,
+                ..pass(Some(self), self.facts)
+            }),
             Action::Do(actions) => Verdict::Do(self.plan(actions)),
         }
     }
@@ -189,6 +194,7 @@ impl Context<'_> {
             refused: Vec::new(),
             store: actions.store,
             pass: false,
+            capabilities: capability::ALL,
             own_place: own_place(self.facts, self.container),
             answer: None,
             on_failure: actions.on_failure,

@@ -39,6 +39,8 @@ pub enum Field {
     KeyCaller,
     /// `match.module`: the alias.
     Module,
+    /// `match.umh`: what the program goes by.
+    Umh,
 }
 
 /// What may be written as the value of a field.
@@ -66,7 +68,7 @@ pub(crate) enum Shape {
 
 impl Field {
     /// All fields, in the order in which they are looked at.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::ProcessUid,
         Self::ProcessExe,
         Self::ProcessComm,
@@ -92,6 +94,7 @@ impl Field {
         Self::KeyCallout,
         Self::KeyCaller,
         Self::Module,
+        Self::Umh,
     ];
 
     /// The key as rules write it, without `match.` and without a label's own key.
@@ -122,6 +125,7 @@ impl Field {
             Self::KeyCallout => "key.callout",
             Self::KeyCaller => "key.caller",
             Self::Module => "module",
+            Self::Umh => "umh",
         }
     }
 
@@ -143,7 +147,8 @@ impl Field {
             | Self::KeyType
             | Self::KeyDescription
             | Self::KeyCallout
-            | Self::Module => Shape::Globs,
+            | Self::Module
+            | Self::Umh => Shape::Globs,
             Self::ContainerLabel | Self::PodLabel => Shape::Labels,
             Self::ContainerRuntime => Shape::Runtimes,
             Self::ProcessUserNamespace => Shape::UserNamespaces,
@@ -159,6 +164,7 @@ impl Field {
             "core" => Some(Kind::Core),
             "key" => Some(Kind::Key),
             "module" => Some(Kind::Module),
+            "umh" => Some(Kind::Umh),
             _ => None,
         }
     }
@@ -192,7 +198,7 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), Field::ALL.len());
-        assert_eq!(Field::ALL.len(), Field::Module as usize + 1);
+        assert_eq!(Field::ALL.len(), Field::Umh as usize + 1);
     }
 
     #[test]

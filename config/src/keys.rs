@@ -6,6 +6,7 @@ mod of_keys;
 mod rules;
 mod settings;
 
+use crate::capability;
 use crate::facts::{Runtime, UserNamespace};
 use crate::keytype::Caller;
 use crate::upcall::{Kind, Signal};
@@ -89,6 +90,8 @@ pub enum Words {
     Signals,
     /// [`Caller`].
     Callers,
+    /// [`capability`].
+    Capabilities,
     /// These.
     Of(&'static [&'static str]),
 }
@@ -97,9 +100,8 @@ impl Words {
     /// The words, in documentation order.
     pub fn list(self) -> Vec<&'static str> {
         match self {
-            Self::Kinds => [Kind::Core, Kind::Key, Kind::Module]
-                .map(Kind::as_str)
-                .to_vec(),
+            Self::Kinds => Kind::ALL.map(Kind::as_str).to_vec(),
+            Self::Capabilities => capability::words(),
             Self::Callers => Caller::ALL.map(Caller::as_str).to_vec(),
             Self::Runtimes => Runtime::ALL.map(Runtime::as_str).to_vec(),
             Self::UserNamespaces => UserNamespace::ALL.map(UserNamespace::as_str).to_vec(),
@@ -143,26 +145,21 @@ const fn required(
 pub struct Keys {
     /// Those of this version.
     pub known: &'static [Key],
-    /// Those of a later version, refused as `not-yet`.
-    pub later: &'static [&'static str],
 }
 
 /// What a `[[rule]]` may hold.
 pub static RULES: Keys = Keys {
     known: rules::KNOWN,
-    later: rules::LATER,
 };
 
 /// What a `[[container]]` may hold.
 pub static CONTAINERS: Keys = Keys {
     known: containers::KNOWN,
-    later: &[],
 };
 
 /// What `upcalld.toml` may hold.
 pub static SETTINGS: Keys = Keys {
     known: settings::KNOWN,
-    later: &[],
 };
 
 impl Keys {
@@ -174,11 +171,6 @@ impl Keys {
     /// The words of this version directly below a table; the empty path is the table of everything.
     pub(crate) fn known_below(&self, table: &str) -> Vec<&'static str> {
         below(self.known.iter().map(|key| key.path), table).collect()
-    }
-
-    /// As [`Keys::known_below`], for the words of a later version.
-    pub(crate) fn later_below(&self, table: &str) -> Vec<&'static str> {
-        below(self.later.iter().copied(), table).collect()
     }
 }
 
@@ -249,7 +241,5 @@ mod tests {
         assert_eq!(RULES.known_below("limit"), ["rate", "concurrent"]);
         assert!(RULES.known_below("").contains(&"match"));
         assert!(RULES.known_below("").iter().all(|word| !word.contains('.')));
-        assert_eq!(RULES.later_below("match"), ["umh"]);
-        assert_eq!(SETTINGS.later_below(""), [""; 0]);
     }
 }

@@ -27,6 +27,7 @@ pub mod template;
 pub mod text;
 pub mod upcall;
 
+pub mod capability;
 mod check;
 mod dropin;
 mod pattern;

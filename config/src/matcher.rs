@@ -115,6 +115,7 @@ impl<'a> View<'a> {
             Field::KeyCallout => text(key.and_then(|key| key.callout.as_ref())),
             Field::KeyCaller => known(key.map(|key| Fact::Caller(key.caller))),
             Field::Module => known(self.upcall.module().map(Fact::Text)),
+            Field::Umh => known(self.upcall.umh().map(Fact::Text)),
             Field::Container
             | Field::ContainerRuntime
             | Field::ContainerName
@@ -175,7 +176,8 @@ fn container_fact<'a>(condition: &Condition, container: &'a ContainerFacts) -> F
         | Field::KeyDescription
         | Field::KeyCallout
         | Field::KeyCaller
-        | Field::Module => Fact::Present,
+        | Field::Module
+        | Field::Umh => Fact::Present,
     }
 }
 

@@ -23,6 +23,7 @@ pub struct Plan {
     pub(crate) refused: Vec<Refusal>,
     pub(crate) store: Option<Store>,
     pub(crate) pass: bool,
+    pub(crate) capabilities: u64,
     /// Where a program may act as the process that crashed; `None`: nowhere.
     pub(crate) own_place: Option<Place>,
     pub(crate) answer: Option<Answer>,
@@ -180,6 +181,11 @@ impl Plan {
         self.pass
     }
 
+    /// The most capabilities that whatever it passes to may have, by their bits.
+    pub fn capabilities(&self) -> u64 {
+        self.capabilities
+    }
+
     /// The payload that a key gets.
     pub fn answer(&self) -> Option<&Answer> {
         self.answer.as_ref()
@@ -211,6 +217,7 @@ impl Plan {
             },
             // `pass` stands alone: what a copy is kept of is not given away as well.
             pass: self.on_failure == OnFailure::Pass && !stored,
+            capabilities: self.capabilities,
             answer: None,
             on_failure: OnFailure::Drop,
             own_place: self.own_place,
@@ -410,6 +417,7 @@ mod tests {
 
     fn plan(store: Option<Store>, on_failure: OnFailure) -> Plan {
         Plan {
+            capabilities: crate::capability::ALL,
             run: None,
             deliver: None,
             file: None,

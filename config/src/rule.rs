@@ -127,7 +127,7 @@ impl Rule {
     pub fn actions(&self) -> Vec<&'static str> {
         match &self.action {
             Action::Deny(_) => vec!["deny"],
-            Action::Pass => vec!["pass"],
+            Action::Pass(_) => vec!["pass"],
             Action::Answer(_) => vec!["answer"],
             Action::Do(actions) => {
                 let words = [
@@ -208,7 +208,8 @@ pub(crate) enum Test {
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
     Deny(Denial),
-    Pass,
+    /// The capabilities that whatever it goes to may have.
+    Pass(u64),
     /// A key's payload.
     Answer(Answer),
     Do(Actions),

@@ -15,7 +15,7 @@ pub enum Kind {
     Key,
     /// A module wants loading (`kernel.modprobe`).
     Module,
-    /// Any other usermode helper (`CONFIG_STATIC_USERMODEHELPER`).
+    /// Any other program that the kernel starts by itself (`CONFIG_STATIC_USERMODEHELPER`, cgroup v1's release agent).
     Umh,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One upcall. Kinds that this version does not decide yet have no variant.
+/// One upcall.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upcall {
     /// A core dump.
@@ -54,6 +54,8 @@ pub enum Upcall {
     Key(KeyUpcall),
     /// A module that wants loading, by the alias that the kernel asks for.
     Module(Vec<u8>),
+    /// Any other program of the kernel's, by the name that it goes by: `/sbin/bridge-stp`, `release_agent`.
+    Umh(Vec<u8>),
 }
 
 impl Upcall {
@@ -63,6 +65,7 @@ impl Upcall {
             Self::Core(_) => Kind::Core,
             Self::Key(_) => Kind::Key,
             Self::Module(_) => Kind::Module,
+            Self::Umh(_) => Kind::Umh,
         }
     }
 
@@ -70,7 +73,7 @@ impl Upcall {
     pub fn core(&self) -> Option<&CoreUpcall> {
         match self {
             Self::Core(core) => Some(core),
-            Self::Key(_) | Self::Module(_) => None,
+            Self::Key(_) | Self::Module(_) | Self::Umh(_) => None,
         }
     }
 
@@ -78,7 +81,7 @@ impl Upcall {
     pub fn key(&self) -> Option<&KeyUpcall> {
         match self {
             Self::Key(key) => Some(key),
-            Self::Core(_) | Self::Module(_) => None,
+            Self::Core(_) | Self::Module(_) | Self::Umh(_) => None,
         }
     }
 
@@ -86,7 +89,15 @@ impl Upcall {
     pub fn module(&self) -> Option<&[u8]> {
         match self {
             Self::Module(alias) => Some(alias),
-            Self::Core(_) | Self::Key(_) => None,
+            Self::Core(_) | Self::Key(_) | Self::Umh(_) => None,
+        }
+    }
+
+    /// What it goes by, of any other program.
+    pub fn umh(&self) -> Option<&[u8]> {
+        match self {
+            Self::Umh(name) => Some(name),
+            Self::Core(_) | Self::Key(_) | Self::Module(_) => None,
         }
     }
 }

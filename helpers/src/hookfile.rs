@@ -28,11 +28,11 @@ pub struct HookFile {
     pub spool_max: u64,
     /// Bytes that must stay free on the spool's file system.
     pub keep_free: u64,
-    /// The program that answered keys, or loaded modules, before us.
+    /// The program that did the work before us; empty where there was none.
     pub program: PathBuf,
     /// How long that may take.
     pub pass_deadline: Duration,
-    /// Whether a key or a module is refused while there is no daemon; else it goes to that program.
+    /// Whether what is no core is refused while there is no daemon; else it goes to that program.
     pub refuse: bool,
 }
 
@@ -55,8 +55,18 @@ impl HookFile {
     /// Reads `directory/hook`.
     pub fn read(directory: &Path, hook: &str) -> Self {
         let mut file = Self::default();
+        let program = match hook {
+            "module" => "/sbin/modprobe",
+            // What stands in the place of one program looks for that, but where the kernel itself would find us there.
+            "bridge-stp" => "/sbin/bridge-stp.distrib",
+            "nfsdcltrack" => "/sbin/nfsdcltrack",
+            "nfs_cache_getent" => "/sbin/nfs_cache_getent",
+            "release_agent" | "uevent_helper" | "umh" => "",
+            _ => "/sbin/request-key.distrib",
+        };
+        file.program = program.into();
         if hook == "module" {
-            (file.program, file.deadline) = ("/sbin/modprobe".into(), Duration::from_millis(50));
+            file.deadline = Duration::from_millis(50);
         }
         if let Some(text) = trusted(&directory.join(hook)) {
             file.parse(&text);

@@ -26,3 +26,5 @@ pub mod seqpacket;
 
 #[cfg(feature = "socket")]
 pub mod sys;
+
+pub mod umh;

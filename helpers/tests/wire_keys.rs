@@ -67,9 +67,22 @@ fn beside() -> Launch {
     }
 }
 
-fn verdicts() -> [(&'static str, Verdict); 4] {
+fn verdicts() -> [(&'static str, Verdict); 5] {
     [
-        ("verdict-pass", Verdict::Pass { deadline: 9 }),
+        (
+            "verdict-pass",
+            Verdict::Pass {
+                deadline: 9,
+                capabilities: u64::MAX,
+            },
+        ),
+        (
+            "verdict-pass-limited",
+            Verdict::Pass {
+                deadline: 0,
+                capabilities: 1 << 16,
+            },
+        ),
         (
             "verdict-answer",
             Verdict::Answer {

@@ -74,4 +74,6 @@ pub mod steps;
 #[cfg(feature = "harness")]
 pub mod sys;
 #[cfg(feature = "harness")]
+pub mod usermode_helper;
+#[cfg(feature = "harness")]
 pub mod watch;

@@ -110,7 +110,13 @@ impl Sandbox {
         ] {
             self.program(program, &self.libexec().join(program))?;
         }
-        for hook in ["core", "request-key", "modprobe"] {
+        for hook in [
+            "core",
+            "request-key",
+            "modprobe",
+            "release_agent",
+            "bridge-stp",
+        ] {
             symlink("upcall-shim", self.libexec().join(hook))?;
         }
         for program in ["upcall-probe", "crash-me", "key-me", "module-me"] {

@@ -56,6 +56,8 @@ pub enum Need {
     HostHooks,
     /// A kernel that connects to sockets for cores.
     CoreSocket,
+    /// A kernel with bridges, and ip(8).
+    Bridge,
     /// A kernel with modules, and so with kernel.modprobe.
     KernelModprobe,
 }
@@ -67,6 +69,10 @@ impl Need {
             Self::Runc | Self::Crun | Self::Python | Self::Perl | Self::Dpkg | Self::Gdb => {
                 self.program()
             }
+            Self::Bridge => (
+                has("ip") && Path::new("/sys/module/bridge").exists(),
+                "bridges of the network, and ip",
+            ),
             Self::Root => (nix::unistd::Uid::effective().is_root(), "root"),
             Self::Podman => (has("podman") && has("conmon"), "podman and conmon"),
             Self::Docker => (has("dockerd") && has("docker"), "dockerd and docker"),

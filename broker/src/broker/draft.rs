@@ -1,7 +1,7 @@
 //! A record in the making.
 
+pub(super) mod helper;
 pub(super) mod key;
-pub(super) mod module;
 mod past;
 
 use std::collections::BTreeMap;
@@ -74,6 +74,7 @@ impl Draft {
             core: None,
             key: None,
             module: None,
+            umh: None,
         };
         Self {
             record,

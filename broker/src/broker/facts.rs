@@ -79,6 +79,18 @@ pub(super) fn asker(origin: Result<&Origin, &Lost>, resolution: &Resolution) -> 
     }
 }
 
+/// The facts about a cgroup that has lost its last process: whose it was is known whoever told.
+pub(super) fn emptied(origin: Result<&Origin, &Lost>, resolution: &Resolution) -> Facts {
+    let container = resolution.container.as_ref();
+    Facts {
+        process: origin.map_or_else(|lost| lost.facts.clone(), Origin::facts),
+        container: container.map(|container| container.facts.clone()),
+        // One whose name says whose it is and who is not there to answer for it may have been his.
+        host_only: (container.is_none() && !resolution.refused.is_empty())
+            .then_some(Reason::IdentityLost),
+    }
+}
+
 /// The facts about a core dump of a process that is gone, but for why nothing may run for it.
 pub(super) fn past(
     words: &CoreWords,

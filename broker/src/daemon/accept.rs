@@ -141,7 +141,7 @@ async fn shims(connection: seqpacket::Connection, broker: Arc<Broker>, any_peer:
     match intake::shim::take(connection, broker.resolver().host(), any_peer).await {
         Ok(Call::Core(call)) => broker.core(call).await,
         Ok(Call::Key(call)) => broker.key(call).await,
-        Ok(Call::Module(call)) => broker.module(call).await,
+        Ok(Call::Helper(call)) => broker.helper(call).await,
         Err(IntakeError::Late(late)) => broker.late(&late),
         Err(error) => warn!("not taken: {error}"),
     }

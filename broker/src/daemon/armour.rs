@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use tracing::debug;
 use upcall_helpers::sys::{limit_bounding_set, set_capabilities};
 
-use crate::linux::capability;
+use upcall_config::capability;
 
 /// What is kept, and for what. Not among it: SYS_ADMIN, SETUID, SETGID, SYS_CHROOT, MKNOD, SYS_MODULE, SYS_RAWIO.
 const KEPT: [&str; 9] = [

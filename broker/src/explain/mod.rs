@@ -3,9 +3,9 @@
 
 mod core;
 pub mod find;
+mod helper;
 mod key;
 mod model;
-mod module;
 mod plan;
 mod record;
 
@@ -40,8 +40,8 @@ pub struct Explainer<'a> {
     pub resolver: &'a Resolver,
     /// The rules.
     pub policy: &'a Policy,
-    /// What has been used of their limits, by cores, keys and modules; only the daemon knows.
-    pub admit: Option<[&'a Admit; 3]>,
+    /// What has been used of their limits, by cores, keys, modules and others; only the daemon knows.
+    pub admit: Option<[&'a Admit; 4]>,
     /// Where cores are kept.
     pub cores: &'a Path,
     /// What stood in core_pattern before us.
@@ -86,7 +86,7 @@ pub enum ExplainError {
     #[error("process {0} ended while it was looked at")]
     Ended(u32),
     /// A record of another kind.
-    #[error("record {id} is of kind {kind}, and this version explains cores, keys and modules")]
+    #[error("record {id} is of kind {kind}, which this version does not explain")]
     Kind {
         /// Which record.
         id: String,
@@ -118,7 +118,8 @@ impl Explainer<'_> {
             let case = match &question.does {
                 Does::Signal(signal) => core::case(self, pid, signal)?,
                 Does::Key(key) => key::case(self, pid, key)?,
-                Does::Module(alias) => module::case(self, pid, alias)?,
+                Does::Module(alias) => helper::module(self, pid, alias)?,
+                Does::Umh(name) => helper::umh(self, pid, name)?,
             };
             Ok(self.decided(case, question.all))
         };

@@ -6,7 +6,7 @@ use upcall_config::keytype::KeyUpcall;
 use upcall_config::matcher::Truth;
 use upcall_config::text::escape;
 
-use crate::store::record::{Container, Module, Process};
+use crate::store::record::{Container, Module, Process, Umh};
 
 /// The document's name and version.
 pub const SCHEMA: &str = "upcalld.explanation";
@@ -32,6 +32,9 @@ pub struct Explanation {
     /// The module that is wanted; `null`: another kind of upcall.
     #[serde(default)]
     pub module: Option<Module>,
+    /// The program that the kernel would start; `null`: another kind of upcall.
+    #[serde(default)]
+    pub umh: Option<Umh>,
     /// Nominees that were not believed.
     pub refused_nominees: Vec<String>,
     /// What must hold before anything may run in the container, in order.
@@ -145,6 +148,8 @@ pub enum Does {
     Key(KeyAsked),
     /// It makes the kernel want this module; the alias as records have it.
     Module(String),
+    /// It makes the kernel start this program, by what that goes by.
+    Umh(String),
 }
 
 /// A key that a process is taken to need; texts as records have them.
@@ -183,6 +188,7 @@ impl Explanation {
             container,
             key: None,
             module: None,
+            umh: None,
             refused_nominees: Vec::new(),
             checks: Vec::new(),
             host_only: None,

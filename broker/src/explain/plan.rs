@@ -18,9 +18,9 @@ use super::Explainer;
 use crate::admit::Tenant;
 use crate::hooks::pattern::Pattern;
 use crate::identify::Origin;
-use crate::linux::capability;
 use crate::linux::namespace::Ns;
 use crate::resolve::{Container, Resolution};
+use upcall_config::capability;
 
 /// What the sentences are about: a container as it is now, or as a record has it.
 #[derive(Debug, Default)]
@@ -154,10 +154,9 @@ impl About<'_> {
                 "pass",
                 match kind {
                     Kind::Key => key::passed(self.explainer.hooks),
-                    Kind::Module => module(self.explainer.hooks),
-                    Kind::Core | Kind::Umh => {
-                        passed(self.explainer.previous) + &limit.unwrap_or_default()
-                    }
+                    Kind::Module => module(self.explainer.hooks) + &with_at_most(plan),
+                    Kind::Umh => HOSTS_OWN.to_owned() + &with_at_most(plan),
+                    Kind::Core => passed(self.explainer.previous) + &limit.unwrap_or_default(),
                 },
             );
         }
@@ -165,10 +164,11 @@ impl About<'_> {
             let admit = self
                 .explainer
                 .admit
-                .map(|[cores, keys, modules]| match kind {
-                    Kind::Core | Kind::Umh => cores,
+                .map(|[cores, keys, modules, others]| match kind {
+                    Kind::Core => cores,
                     Kind::Key => keys,
                     Kind::Module => modules,
+                    Kind::Umh => others,
                 });
             let left = admit.map(|admit| admit.left(rule.source(), limit, &Tenant::of(self.facts)));
             line("limit", limited(limit, left.unwrap_or_default()));
@@ -197,6 +197,18 @@ pub(super) fn denied(denial: &Denial, kind: Kind) -> (String, String) {
         reason
     };
     ("deny".to_owned(), text)
+}
+
+/// What any other helper is.
+const HOSTS_OWN: &str = "that program, the host's own, in its namespaces, with the kernel's words";
+
+/// What it may have at most, where the rule says so.
+fn with_at_most(plan: &Plan) -> String {
+    if plan.capabilities() == capability::ALL {
+        return String::new();
+    }
+    let names = capability::names(plan.capabilities());
+    format!("; with at most the capabilities {}", names.join(", "))
 }
 
 /// What loads a module.

@@ -55,6 +55,7 @@ pub(super) fn case(record: &Record) -> Result<Case, ExplainError> {
         explanation.refused = forged.then(|| key::FORGED.to_owned());
     }
     explanation.module = upcall.module().map(module_text);
+    explanation.umh.clone_from(&record.umh);
     let seen = record.container.as_ref().map(|container| Seen {
         leader: Some(container.leader_pid),
         own: container.own_namespaces.clone(),
@@ -92,6 +93,7 @@ fn upcall(record: &Record) -> Option<Upcall> {
             let alias = unescape(&record.module.as_ref()?.alias)?;
             Some(Upcall::Module(alias))
         }
+        ("umh", _, None) => Some(Upcall::Umh(unescape(&record.umh.as_ref()?.name)?)),
         _ => None,
     }
 }
@@ -110,7 +112,7 @@ fn checks(record: &Record, facts: &Facts) -> Vec<Check> {
     let mut checks = vec![Check::registered(facts.container.is_some())];
     match record.kind.as_str() {
         "key" => checks.push(Check::claims(is_forged(record))),
-        "module" => {}
+        "module" | "umh" => {}
         _ => checks.push(Check::dumpable(dumpable)),
     }
     // These two are said above.

@@ -2,8 +2,8 @@
 
 pub mod core;
 pub mod dumping;
+pub mod helper;
 pub mod key;
-pub mod module;
 pub mod past;
 
 use upcall_config::facts::ProcessFacts;

@@ -3,7 +3,7 @@
 pub mod accepted;
 pub mod call;
 pub mod coresock;
+pub mod helper;
 pub mod key;
-pub mod module;
 pub mod shim;
 pub mod spool;

@@ -7,8 +7,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use upcall_helpers::wire::{DecodeError, Hook, ID_LENGTH, Request, RequestFd};
 
 use super::call::{Caller, CoreCall, KernelPipe};
+use super::helper::{self, HelperCall};
 use super::key::{self, KeyCall};
-use super::module::{self, ModuleCall};
 use crate::identify::core::{CoreWords, WordsError};
 use crate::linux::namespace::{self, Ns, NsSet};
 use crate::linux::parse::Stat;
@@ -28,8 +28,8 @@ pub enum Call {
     Core(CoreCall),
     /// A key.
     Key(KeyCall),
-    /// A module.
-    Module(ModuleCall),
+    /// A module, or any other helper.
+    Helper(HelperCall),
 }
 
 /// Why a connection is no upcall.
@@ -105,9 +105,9 @@ pub async fn take(
         let process = checked.map(|(_, process)| process);
         return key::call(request, process, connection).map(Call::Key);
     }
-    if request.hook == Hook::Module {
+    if matches!(request.hook, Hook::Module | Hook::Umh) {
         let process = checked.map(|(started, process)| (process, started));
-        return module::call(request, process, connection).map(Call::Module);
+        return helper::call(request, process, connection).map(Call::Helper);
     }
     let (mut pipe, mut claim, mut pidfd) = (None, None, None);
     for (what, fd) in request.fds.iter().zip(received.fds) {

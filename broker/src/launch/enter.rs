@@ -10,7 +10,6 @@ use upcall_helpers::wire::{self, Enter, FdRole, NamespaceId, RLIMITS, Rlimit};
 
 use super::Slot;
 use crate::identify::Origin;
-use crate::linux::capability;
 use crate::linux::cgroup::Cgroups;
 use crate::linux::devices;
 use crate::linux::namespace::Ns;
@@ -19,6 +18,7 @@ use crate::linux::stranger;
 use crate::resolve::Container;
 use crate::resolve::leader::Leader;
 use crate::store::record::Action;
+use upcall_config::capability;
 
 /// Of a helper's own output so much is kept, in bytes.
 const OUTPUT: u32 = 4096;

@@ -1,6 +1,5 @@
 //! Interfaces of the kernel as safe types. They know nothing of upcalls, rules or runtimes.
 
-pub mod capability;
 pub mod cgroup;
 pub mod confine;
 pub mod connector;

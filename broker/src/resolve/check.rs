@@ -81,6 +81,11 @@ pub(super) fn shares_cgroup(
     if shared { Ok(()) } else { Err(Refused::Cgroup) }
 }
 
+/// Whether a path is in the cgroup of this name that the init is in by this line.
+pub(super) fn holds(line: &CgroupLine, component: &[u8], path: &[u8]) -> bool {
+    root(&line.path, component).is_some_and(|root| is_below(path, root))
+}
+
 /// Whether the init's user namespace is the user's own or below one of his: whatever he claims about it, the kernel
 /// has given him power over nothing else.
 fn belongs_to(leader: &Leader, owner: u32, host: &NsSet) -> bool {

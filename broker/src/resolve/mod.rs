@@ -18,6 +18,7 @@ mod check;
 mod containerd;
 mod crio;
 mod docker;
+mod emptied;
 mod lxc;
 mod nspawn;
 mod past;

@@ -23,7 +23,7 @@ pub struct Record {
     pub version: u32,
     /// Eight characters.
     pub id: String,
-    /// `core`, `key` or `module`; `umh` in later versions.
+    /// `core`, `key`, `module` or `umh`.
     pub kind: String,
     /// When the kernel asked: RFC 3339, UTC.
     pub time: String,
@@ -59,6 +59,9 @@ pub struct Record {
     /// What is particular to a module.
     #[serde(default)]
     pub module: Option<Module>,
+    /// What is particular to any other program that the kernel starts.
+    #[serde(default)]
+    pub umh: Option<Umh>,
 }
 
 /// How an upcall ended.
@@ -341,6 +344,20 @@ pub struct Module {
     pub family: Option<String>,
     /// Who can make the kernel ask: `any_user`, `any_user_namespace` (root of one), `host_root`; `null`: not known.
     pub who_can_ask: Option<String>,
+}
+
+/// Any other program that the kernel starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Umh {
+    /// What it goes by: its path as the kernel has it, or the name of its setting.
+    pub name: String,
+    /// What is executed; `null`: nothing stood there before us.
+    pub program: Option<String>,
+    /// The kernel's words for it.
+    pub words: Vec<String>,
+    /// Whether the kernel is known to start it, with such words.
+    pub known: bool,
 }
 
 /// What the kernel said about a crash.

@@ -6,6 +6,7 @@ use toml::de::DeValue;
 
 use super::table::{Item, Table, wrong_type};
 use super::{Report, key, placed, run, value};
+use crate::capability;
 use crate::decide::Denial;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::keys::{self, Keys};
@@ -57,9 +58,7 @@ pub(super) fn action(
         .map(|item| placed::file(report, &item, kind));
     let deny = table.item("deny").map(|item| deny(report, &item, kind));
     let answer = table.item("answer").map(|item| key::answer(report, &item));
-    let pass = table
-        .item("pass")
-        .map(|item| item.rule_table(report).is_some());
+    let pass = table.item("pass").map(|item| pass(report, &item, kind));
     let on_failure = on_failure(report, table, kind);
     let kept = run.is_some() || store.is_some() || deliver.is_some() || file.is_some();
     if !kept && deny.is_none() && pass.is_none() && answer.is_none() {
@@ -69,8 +68,8 @@ pub(super) fn action(
             "this rule does nothing",
             match kind {
                 Kind::Key => "add `run`, `answer`, `pass` or `deny`",
-                Kind::Module => "add `pass` or `deny`",
-                Kind::Core | Kind::Umh => "add `run`, `store`, `deliver`, `file`, `pass` or `deny`",
+                Kind::Module | Kind::Umh => "add `pass` or `deny`",
+                Kind::Core => "add `run`, `store`, `deliver`, `file`, `pass` or `deny`",
             },
         );
         return None;
@@ -84,8 +83,8 @@ pub(super) fn action(
     if let Some(answer) = answer {
         return Some((Action::Answer(answer?), None));
     }
-    if pass.is_some() {
-        return Some((Action::Pass, None));
+    if let Some(capabilities) = pass {
+        return Some((Action::Pass(capabilities?), None));
     }
     let (run, program) = match run {
         Some(run) => run.map(|(run, program)| (Some(run), Some(program)))?,
@@ -132,6 +131,25 @@ fn conflicts(report: &mut Report, table: &Table<'_>) {
         diagnostic = diagnostic.with(report.label(span.clone(), *does));
     }
     report.push(diagnostic);
+}
+
+/// `pass`: the capabilities that whatever it goes to may have.
+fn pass(report: &mut Report, item: &Item<'_>, kind: Kind) -> Option<u64> {
+    let table = item.rule_table(report)?;
+    let Some(item) = table.item("capabilities") else {
+        return Some(capability::ALL);
+    };
+    if !matches!(kind, Kind::Module | Kind::Umh) {
+        let message = "`pass.capabilities` goes with `upcall = \"module\"` and `\"umh\"` only";
+        let label = format!("this rule is for {kind}");
+        report.mistake(Code::WrongKind, item.key.clone(), message, label);
+        return None;
+    }
+    let known = keys::Words::Capabilities.list();
+    let sets = item.one_or_more(report, |report, value| {
+        item.word_of(report, value, "a capability", &known, capability::one)
+    })?;
+    Some(sets.into_iter().fold(0, |all, one| all | one))
 }
 
 fn store(report: &mut Report, item: &Item<'_>) -> Option<Store> {

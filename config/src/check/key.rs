@@ -66,12 +66,16 @@ pub(super) fn other_kinds(report: &mut Report, table: &Table<'_>, kind: Kind) {
             report.mistake(Code::WrongKind, item.key, message, why);
         }
     }
-    // A module is the whole kernel's: the host's modprobe loads it, or nobody does.
+    // A module is the whole kernel's: the host's modprobe loads it, or nobody does. So is what the others do.
+    let only_the_hosts = match kind {
+        Kind::Module => "modules are loaded by the host's own modprobe only: `pass` or `deny`",
+        Kind::Umh => "what the kernel starts is the host's own program: `pass` or `deny`",
+        Kind::Core | Kind::Key => return,
+    };
     for word in ["run", "on_failure"] {
-        if let Some(item) = table.item(word).filter(|_| kind == Kind::Module) {
-            let message = format!("`{word}` does not go with `upcall = \"module\"`");
-            let label = "modules are loaded by the host's own modprobe only: `pass` or `deny`";
-            report.mistake(Code::WrongKind, item.key, message, label);
+        if let Some(item) = table.item(word) {
+            let message = format!("`{word}` does not go with `upcall = \"{kind}\"`");
+            report.mistake(Code::WrongKind, item.key, message, only_the_hosts);
         }
     }
 }

@@ -58,11 +58,14 @@ pub(super) fn conditions(
             conditions.push(plain(field, Test::Present, &item));
         }
     }
-    if let Some(item) = table.item("module") {
-        if kind == Kind::Module {
-            read(report, Field::Module, &item, &mut conditions);
-        } else {
-            other_kind(report, &item, Kind::Module, kind);
+    for (name, field, only) in [
+        ("module", Field::Module, Kind::Module),
+        ("umh", Field::Umh, Kind::Umh),
+    ] {
+        match table.item(name) {
+            Some(item) if kind == only => read(report, field, &item, &mut conditions),
+            Some(item) => other_kind(report, &item, only, kind),
+            None => {}
         }
     }
     bound_patterns(report, item, &conditions, costly);

@@ -25,9 +25,7 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
     let table = Table::open(report, "", entries, &keys::RULES, &[]);
     let name = table.item("name");
     let name = name.and_then(|item| Some((item.text(report)?, item)));
-    let Some(kind) = kind(report, &table, value.span()) else {
-        return;
-    };
+    let kind = kind(report, &table, value.span());
     let matched = table.item("match");
     let conditions = match &matched {
         Some(item) => matching::conditions(report, item, kind, &mut policy.costly),
@@ -78,9 +76,8 @@ pub(super) fn rule(report: &mut Report, value: &Value<'_>, policy: &mut PolicyBu
     });
 }
 
-/// The kind, or `None` if this version cannot decide it. A kind that is missing or misspelt can only be meant to be
-/// one that this version knows, so checking goes on with that.
-fn kind(report: &mut Report, table: &Table<'_>, header: Range<usize>) -> Option<Kind> {
+/// The kind. With one that is missing or misspelt checking goes on as if it were the most usual one.
+fn kind(report: &mut Report, table: &Table<'_>, header: Range<usize>) -> Kind {
     let known = Words::Kinds.list();
     let Some(item) = table.item("upcall") else {
         report.mistake_with_help(
@@ -89,17 +86,10 @@ fn kind(report: &mut Report, table: &Table<'_>, header: Range<usize>) -> Option<
             "this rule does not say whose upcalls it is for",
             "add `upcall = \"core\"`",
         );
-        return Some(Kind::Core);
+        return Kind::Core;
     };
-    let Some(kind) = item.word(report, "a kind of upcall", &known, Kind::from_word) else {
-        return Some(Kind::Core);
-    };
-    if !known.contains(&kind.as_str()) {
-        // Nothing else is said about the rule: what is right in it cannot be told yet.
-        table::not_yet(report, item.value.span(), &format!("upcall = \"{kind}\""));
-        return None;
-    }
-    Some(kind)
+    let kind = item.word(report, "a kind of upcall", &known, Kind::from_word);
+    kind.unwrap_or(Kind::Core)
 }
 
 /// What to underline when the rule as a whole is meant: the first line of its `match`, else its header.

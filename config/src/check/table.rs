@@ -42,19 +42,15 @@ impl<'a> Table<'a> {
             path: path.to_owned(),
             entries,
         };
-        let (known, later) = (keys.known_below(path), keys.later_below(path));
+        let known = keys.known_below(path);
         for key in entries.keys() {
             let word = key.get_ref().as_ref();
             if known.contains(&word) || apart.contains(&word) {
                 continue;
             }
             let full = table.full(word);
-            if later.contains(&word) {
-                not_yet(report, key.span(), &full);
-            } else {
-                let message = format!("unknown key `{full}`");
-                report.unknown_word(Code::UnknownKey, key.span(), message, word, &known);
-            }
+            let message = format!("unknown key `{full}`");
+            report.unknown_word(Code::UnknownKey, key.span(), message, word, &known);
         }
         table
     }

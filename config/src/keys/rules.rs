@@ -194,6 +194,13 @@ pub(super) const KNOWN: &[Key] = &[
         "the alias that the kernel asks for, the tenant's own words in part",
     ),
     key(
+        "match.umh",
+        Value::Globs,
+        "any",
+        r#"["/sbin/bridge-stp", "release_agent"]"#,
+        "what the program goes by that the kernel starts",
+    ),
+    key(
         "run",
         Value::Table,
         "off",
@@ -382,6 +389,13 @@ pub(super) const KNOWN: &[Key] = &[
         "give the upcall to what stood before us",
     ),
     key(
+        "pass.capabilities",
+        Value::Words(Words::Capabilities),
+        "all",
+        r#"["SYS_MODULE"]"#,
+        "all that it may have; of a module or another program of the kernel's",
+    ),
+    key(
         "deny",
         Value::Table,
         "off",
@@ -436,6 +450,3 @@ pub(super) const KNOWN: &[Key] = &[
         "a program of the host when all is done; stdin: the record",
     ),
 ];
-
-/// Keys of a rule that a later version will know.
-pub(super) const LATER: &[&str] = &["match.umh"];

@@ -37,6 +37,8 @@ pub enum Hook {
     Key,
     /// `kernel.modprobe`.
     Module,
+    /// Any other program that the kernel starts ([`crate::umh`]).
+    Umh,
 }
 
 /// What one descriptor beside a request is.
@@ -71,7 +73,8 @@ impl RequestFd {
 pub struct Request {
     /// The hook.
     pub hook: Hook,
-    /// The words after the program's name, verbatim: bytes without NUL, at most 64 of at most 4,160 bytes.
+    /// The words after the program's name, verbatim: bytes without NUL, at most 64 of at most 4,160 bytes. With
+    /// [`Hook::Umh`] two come before them: what the program goes by, and its path, empty where there is none.
     pub argv: Vec<Vec<u8>>,
     /// What the descriptors are, in their order; each at most once.
     pub fds: Vec<RequestFd>,
@@ -93,6 +96,7 @@ impl Request {
             Hook::Core => 1,
             Hook::Key => 2,
             Hook::Module => 3,
+            Hook::Umh => 4,
         };
         let fds: Vec<u8> = self.fds.iter().map(|fd| fd.code()).collect();
         let mut writer = Writer::new(MessageKind::Request);
@@ -125,6 +129,7 @@ impl Request {
                     1 => once(&mut hook, HOOK, Hook::Core)?,
                     2 => once(&mut hook, HOOK, Hook::Key)?,
                     3 => once(&mut hook, HOOK, Hook::Module)?,
+                    4 => once(&mut hook, HOOK, Hook::Umh)?,
                     _ => return Err(DecodeError::Value(HOOK)),
                 },
                 ARGV => field.push(&mut argv, WORDS_MAX, WORD_MAX)?,

@@ -8,6 +8,7 @@ const TTL: u16 = 3;
 const PAYLOAD: u16 = 4;
 const LAUNCH: u16 = 5;
 const DEADLINE: u16 = 6;
+const CAPABILITIES: u16 = 7;
 
 /// The longest payload that is answered with, in bytes: what a report carries of a helper's output.
 pub const PAYLOAD_MAX: usize = 16 * 1024;
@@ -33,6 +34,8 @@ pub enum Verdict {
     Pass {
         /// How long it may take, in milliseconds; then the key is refused. What loads modules is not waited for.
         deadline: u32,
+        /// The most capabilities that it may have, by their bits; all where the record does not say.
+        capabilities: u64,
     },
     /// The key gets this payload.
     Answer {
@@ -64,7 +67,18 @@ impl Verdict {
             Self::Done => writer.u8(VERDICT, 1),
             Self::Deny { errno, ttl } => writer.u8(VERDICT, 2).u32(ERRNO, *errno).u32(TTL, *ttl),
             Self::Fallback => writer.u8(VERDICT, 3),
-            Self::Pass { deadline } => writer.u8(VERDICT, 4).u32(DEADLINE, *deadline),
+            Self::Pass {
+                deadline,
+                capabilities,
+            } => {
+                let writer = writer.u8(VERDICT, 4).u32(DEADLINE, *deadline);
+                // An older shim understands no limit, and is to pass nothing rather than without one.
+                if *capabilities == u64::MAX {
+                    writer
+                } else {
+                    writer.u64(CAPABILITIES, *capabilities)
+                }
+            }
             Self::Answer { payload, ttl } => {
                 let writer = writer.u8(VERDICT, 5).u32(TTL, *ttl);
                 writer.bytes(PAYLOAD, payload, PAYLOAD_MAX)
@@ -93,6 +107,7 @@ impl Verdict {
         let mut reader = Reader::new(record, MessageKind::Verdict)?;
         let (mut verdict, mut errno, mut ttl) = (None, None, None);
         let (mut payload, mut launch, mut deadline) = (None, None, None);
+        let mut capabilities = None;
         while let Some(field) = reader.next()? {
             match field.tag {
                 VERDICT => once(&mut verdict, VERDICT, field.u8()?)?,
@@ -101,6 +116,7 @@ impl Verdict {
                 PAYLOAD => once(&mut payload, PAYLOAD, field.bytes(PAYLOAD_MAX)?.to_vec())?,
                 LAUNCH => once(&mut launch, LAUNCH, field.bytes(LAUNCH_MAX)?.to_vec())?,
                 DEADLINE => once(&mut deadline, DEADLINE, field.u32()?)?,
+                CAPABILITIES => once(&mut capabilities, CAPABILITIES, field.u64()?)?,
                 _ => field.unknown()?,
             }
         }
@@ -114,6 +130,7 @@ impl Verdict {
             3 => Ok(Self::Fallback),
             4 => Ok(Self::Pass {
                 deadline: deadline?,
+                capabilities: capabilities.unwrap_or(u64::MAX),
             }),
             5 => Ok(Self::Answer {
                 payload: payload.ok_or(DecodeError::Missing(PAYLOAD))?,

@@ -58,6 +58,8 @@ mod host_storm;
 #[cfg(test)]
 mod host_takers;
 #[cfg(test)]
+mod host_umh;
+#[cfg(test)]
 mod host_unit;
 #[cfg(test)]
 #[path = "../../security/ns_attack.rs"]
@@ -108,6 +110,8 @@ mod ns_spool;
 mod ns_store;
 #[cfg(test)]
 mod ns_takers;
+#[cfg(test)]
+mod ns_umh;
 #[cfg(test)]
 mod ns_versions;
 #[cfg(test)]

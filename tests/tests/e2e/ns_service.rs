@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use upcall_config::capability;
 use upcall_e2e::command::command;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::needs;
 use upcall_e2e::sandbox::Sandbox;
-use upcalld::linux::capability;
 
 /// A field of /proc/PID/status.
 fn field(pid: u32, name: &str) -> Result<String> {

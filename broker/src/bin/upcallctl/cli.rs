@@ -118,6 +118,8 @@ pub(crate) enum Kind {
     Key,
     /// A module that it would make the kernel want.
     Module,
+    /// Another program that it would make the kernel start.
+    Umh,
 }
 
 /// What is generated.

@@ -60,18 +60,26 @@ fn question(asked: &ExplainArgs) -> Result<Question, Failure> {
         (Kind::Module, None) if asked.record.is_none() => {
             return Err(unfit("no NAME: which module", asked));
         }
-        (Kind::Core | Kind::Key, Some(_)) => return Err(unfit("a NAME is for modules", asked)),
-        (Kind::Module | Kind::Core | Kind::Key, _) => {}
+        (Kind::Umh, None) if asked.record.is_none() => {
+            return Err(unfit("no NAME: which program", asked));
+        }
+        (Kind::Core | Kind::Key, Some(_)) => {
+            return Err(unfit("a NAME is for modules and programs", asked));
+        }
+        (Kind::Module | Kind::Umh | Kind::Core | Kind::Key, _) => {}
     }
     let does = match (asked.kind, &asked.key_type) {
         (Kind::Module, None) => Does::Module(asked.name.clone().unwrap_or_default()),
+        (Kind::Umh, None) => Does::Umh(asked.name.clone().unwrap_or_default()),
         (Kind::Key, Some(kind)) => Does::Key(KeyAsked {
             kind: kind.clone(),
             description: asked.desc.clone(),
             callout: asked.callout.clone(),
             caller: asked.caller.clone(),
         }),
-        (Kind::Core | Kind::Module, Some(_)) => return Err(unfit("--type is for keys", asked)),
+        (Kind::Core | Kind::Module | Kind::Umh, Some(_)) => {
+            return Err(unfit("--type is for keys", asked));
+        }
         (Kind::Key, None) if asked.record.is_none() => {
             return Err(unfit("no --type: which key", asked));
         }
@@ -91,10 +99,12 @@ fn unfit(what: &str, asked: &ExplainArgs) -> Failure {
         .map_or_else(|| "PID".to_owned(), |pid| pid.to_string());
     Failure::Usage {
         what: what.to_owned(),
-        help: if asked.kind == Kind::Module {
-            format!("upcallctl explain --pid {pid} module rtnl-link-wireguard")
-        } else {
-            format!("upcallctl explain --pid {pid} key --type dns_resolver --desc host.example")
+        help: match asked.kind {
+            Kind::Module => format!("upcallctl explain --pid {pid} module rtnl-link-wireguard"),
+            Kind::Umh => format!("upcallctl explain --pid {pid} umh /sbin/bridge-stp"),
+            Kind::Core | Kind::Key => {
+                format!("upcallctl explain --pid {pid} key --type dns_resolver --desc host.example")
+            }
         },
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Filter {
     #[command(flatten)]
     pub(crate) whose: Whose,
     /// Only this kind
-    #[arg(long, value_name = "KIND", value_parser = ["core", "key", "module"])]
+    #[arg(long, value_name = "KIND", value_parser = ["core", "key", "module", "umh"])]
     pub(crate) kind: Option<String>,
     /// Only with this action (run, store, deliver, file, pass, answer, deny), outcome (done, partial, failed, refused, lost, missed) or
     /// reason (rate_limit, helper_exit, …)

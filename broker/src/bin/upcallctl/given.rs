@@ -422,6 +422,7 @@ fn blank(id: &str, time: &str) -> Record {
         actions: Vec::new(),
         key: None,
         module: None,
+        umh: None,
         core: Some(Core {
             hook: "pipe".to_owned(),
             signal: text("SEGV"),

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use upcall_config::text::printable;
-use upcalld::store::record::{Action, Container, Module, Outcome, Pod, Record};
+use upcalld::store::record::{Action, Container, Module, Outcome, Pod, Record, Umh};
 
 use crate::format;
 use crate::look::{Look, Paint};
@@ -96,7 +96,8 @@ fn process(record: &Record, look: &Look) -> String {
     }
 }
 
-/// The signal and how much there was of the core; of a key its type and description; of a module, its alias.
+/// The signal and how much there was of the core; of a key its type and description; of a module, its
+/// alias; of another helper its name and words.
 fn what(record: &Record, look: &Look) -> String {
     let between = if look.terminal { " " } else { "," };
     let core = record.core.as_ref();
@@ -107,7 +108,18 @@ fn what(record: &Record, look: &Look) -> String {
     });
     let alias = record.module.as_ref();
     let alias = alias.map(|module| theirs(&module.alias, look));
-    let signal = signal.or(key).or(alias).unwrap_or_else(|| "?".to_owned());
+    let helper = record.umh.as_ref().map(|umh| {
+        let words = umh.words.iter().map(|word| theirs(word, look));
+        let words: Vec<_> = std::iter::once(theirs(&umh.name, look))
+            .chain(words)
+            .collect();
+        words.join(between)
+    });
+    let signal = signal
+        .or(key)
+        .or(alias)
+        .or(helper)
+        .unwrap_or_else(|| "?".to_owned());
     let much = match (record.count, size(record)) {
         (2.., _) if look.terminal => Some(format!("x{} in {TOGETHER} s", record.count)),
         (2.., _) => Some(format!("x{}", record.count)),
@@ -148,6 +160,22 @@ pub(crate) fn module_line(module: &Module) -> String {
         _ => "who can make the kernel ask for it is not known",
     };
     format!("{}; {who}", module.alias)
+}
+
+/// Another helper in a line: what it goes by, its words, and what is executed where that is something else.
+pub(crate) fn umh_line(umh: &Umh) -> String {
+    let words = umh.words.iter().map(|word| format!(" \"{word}\""));
+    let program = match &umh.program {
+        Some(program) if *program == umh.name => String::new(),
+        Some(program) => format!(", which is {program}"),
+        None => ", which is nothing on this host".to_owned(),
+    };
+    let known = if umh.known {
+        ""
+    } else {
+        "; not known to be what the kernel starts so"
+    };
+    format!("{}{}{program}{known}", umh.name, words.collect::<String>())
 }
 
 /// Bytes of the core, as far as somebody read it.

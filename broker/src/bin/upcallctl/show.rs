@@ -75,6 +75,7 @@ pub(crate) fn text(record: &Record, look: &Look) -> String {
     page.section("key", key(record));
     let module = record.module.as_ref();
     page.section("module", module.map(row::module_line));
+    page.section("helper", record.umh.as_ref().map(row::umh_line));
     page.section("container", [container(record, look)]);
     page.section("evidence", evidence(record));
     page.section("verdict", verdict::lines(record, look));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use upcall_config::capability;
 use upcall_config::facts::Reason;
 use upcall_config::keytype::KeyUpcall;
 use upcall_config::plan::{Answer, Payload, Place, Plan, Run};
@@ -120,7 +121,15 @@ impl Work<'_> {
         if plan.pass() {
             self.done.actions.push(Action::new("pass"));
             let deadline = milliseconds(PASS);
-            return self.tell(&Verdict::Pass { deadline }, PASS).await;
+            return self
+                .tell(
+                    &Verdict::Pass {
+                        deadline,
+                        capabilities: capability::ALL,
+                    },
+                    PASS,
+                )
+                .await;
         }
         let errno = Errno::EACCES as u32;
         let ttl = milliseconds(SHORT);

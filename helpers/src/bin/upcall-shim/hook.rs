@@ -16,12 +16,19 @@ pub(crate) fn file(words: &mut Vec<Vec<u8>>, kind: &str) -> HookFile {
     let option = words
         .first()
         .and_then(|word| word.strip_prefix(b"--hooks="))
+        // A network interface may be called `--hooks=x`, but has no slash in its name.
+        .filter(|directory| directory.starts_with(b"/"))
         .map(<[u8]>::to_vec);
     if option.is_some() {
         words.remove(0);
     }
     let directory = option.as_deref().unwrap_or(HOOKS);
     HookFile::read(Path::new(OsStr::from_bytes(directory)), kind)
+}
+
+/// The file of this hook, where the kernel's words are all its own.
+pub(crate) fn standard(kind: &str) -> HookFile {
+    HookFile::read(Path::new(OsStr::from_bytes(HOOKS)), kind)
 }
 
 /// An id that nobody else has.

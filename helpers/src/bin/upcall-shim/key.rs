@@ -30,16 +30,20 @@ pub(crate) struct Key {
     pub(crate) id: [u8; ID_LENGTH],
 }
 
-/// Answers one key.
-pub(crate) fn serve(mut words: Vec<Vec<u8>>) -> u8 {
+/// Answers one key. `request_key`: what the kernel wanted to start, where it starts us in any case.
+pub(crate) fn serve(mut words: Vec<Vec<u8>>, request_key: Option<&[u8]>) -> u8 {
     let started = monotonic();
-    let hook = hook::file(&mut words, "key");
+    let hook = match request_key {
+        None => hook::file(&mut words, "key"),
+        Some(_) => hook::standard("key"),
+    };
     let mut previous = match words.iter().position(|word| word == b"--") {
         Some(at) => words.split_off(at).split_off(1),
         None => Vec::new(),
     };
     if previous.is_empty() {
-        previous.push(hook.program.as_os_str().as_bytes().to_vec());
+        let program = request_key.unwrap_or(hook.program.as_os_str().as_bytes());
+        previous.push(program.to_vec());
         previous.extend(words.iter().cloned());
     }
     let numbers = numbers(&words);
@@ -107,7 +111,7 @@ impl Key {
         let (how, errno) = match verdict {
             Verdict::Deny { errno, ttl } => self.reject(seconds(ttl), errno),
             Verdict::Answer { payload, ttl } => self.instantiate(&payload, ttl),
-            Verdict::Pass { deadline } => {
+            Verdict::Pass { deadline, .. } => {
                 let deadline = Duration::from_millis(deadline.into());
                 run::previous(self, previous, deadline, tell)
             }

@@ -1,12 +1,15 @@
-//! Where the shim starts: C's `main`, without what Rust's runtime does before it.
+//! Where the shim starts, and under which name: C's `main`, without what Rust's runtime does before it.
 //!
 //! The shim is started once for every crash, and the crashed process waits. The runtime's start (a poll of 0 to 2, the
 //! stack's bounds out of /proc/self/maps, an alternate signal stack) and what it links cost a tenth of our whole life.
 //! What of it the shim needs is done here and in [`mod@super::run`]; std has the arguments from the C library itself.
 
-#![expect(unsafe_code, reason = "a symbol that the C library calls")]
+#![expect(
+    unsafe_code,
+    reason = "a symbol that the C library calls, and one of its pointers"
+)]
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 
 /// Called by the C library, once, with nothing running beside it.
 /// `no_mangle` wants a name that is defined once and is what its callers take it for: in a program without Rust's runtime
@@ -14,4 +17,17 @@ use std::ffi::{c_char, c_int};
 #[unsafe(no_mangle)]
 extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     super::run().into()
+}
+
+/// The path that was executed (getauxval(3), `AT_EXECFN`), which is not what `argv[0]` says where the kernel starts one
+/// program for all; empty where the kernel does not say.
+pub(crate) fn executed() -> &'static [u8] {
+    // SAFETY: takes a number.
+    let path = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const c_char;
+    if path.is_null() {
+        return b"";
+    }
+    // SAFETY: from_ptr wants a terminated text that stays as it is: execve(2) has put it above the stack, where nothing
+    // of ours writes, and there it is for as long as the process is.
+    unsafe { CStr::from_ptr(path) }.to_bytes()
 }

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::libc;
-use upcalld::linux::capability;
+use upcall_config::capability;
 
 use super::finding::Finding;
 use super::host::{Host, Text};

@@ -1,7 +1,7 @@
 //! The daemon: whether it runs, what it may, what it has room for, and whether its rules are good.
 
+use upcall_config::capability;
 use upcall_config::diagnostic::Severity;
-use upcalld::linux::capability;
 use upcalld::policy;
 use upcalld::store::space;
 

@@ -22,6 +22,9 @@ pub(super) fn text(explanation: &Explanation, policy: Policy, look: &Look) -> St
     if let Some(module) = &explanation.module {
         lines.insert(1, headed("module", &row::module_line(module), look));
     }
+    if let Some(umh) = &explanation.umh {
+        lines.insert(1, headed("helper", &umh.name, look));
+    }
     let refused = &explanation.refused_nominees;
     lines.extend(
         refused
@@ -111,9 +114,10 @@ fn checks(explanation: &Explanation, look: &Look) -> String {
         )
     };
     let checks: Vec<String> = explanation.checks.iter().map(check).collect();
-    if explanation.module.is_some() {
+    if explanation.module.is_some() || explanation.umh.is_some() {
         let checks = checks.join("  ");
-        return format!("{checks}: loaded or refused on the host, never inside");
+        let done = explanation.module.as_ref().map_or("run", |_| "loaded");
+        return format!("{checks}: {done} or refused on the host, never inside");
     }
     let inside = explanation.container.is_some() && explanation.host_only.is_none();
     let so = if inside {
@@ -320,6 +324,7 @@ mod tests {
             container: record.container,
             key: None,
             module: None,
+            umh: None,
             refused: None,
             refused_nominees: Vec::new(),
             checks: vec![

@@ -1,7 +1,7 @@
 //! What became of the actions of a record.
 
+use upcall_config::capability;
 use upcall_config::text::printable;
-use upcalld::linux::capability;
 use upcalld::store::record::{Action, Outcome, Record};
 
 use super::number;

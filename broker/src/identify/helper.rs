@@ -1,4 +1,4 @@
-//! The process that made the kernel want a module.
+//! The process that made the kernel start a helper: one that loads a module, or any other.
 //!
 //! It waits, uninterruptibly but for SIGKILL, while the shim lives (kernel/umh.c, `call_usermodehelper_exec`). Who it
 //! is the kernel tells no helper: two kprobe events say it exactly ([`crate::linux::modreq`]). Without them the threads
@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use upcall_config::facts::ProcessFacts;
 
 use super::{Evidence, Lost, Origin, key};
-use crate::intake::module::ModuleCall;
+use crate::intake::helper::{Helper, HelperCall};
 use crate::linux::modreq::Requests;
 use crate::linux::parse;
 use crate::linux::pidref::PidRef;
@@ -46,7 +46,7 @@ impl Default for Scans {
 /// # Errors
 /// [`Lost`] where nobody is found, or it was gone while it was looked at.
 pub async fn identify(
-    call: &ModuleCall,
+    call: &HelperCall,
     requests: Option<&Requests>,
     scans: &Scans,
 ) -> Result<Vec<Origin>, Box<Lost>> {
@@ -54,8 +54,11 @@ pub async fn identify(
         return Err(lost(None, "the shim had ended when its request was read"));
     };
     let asker = requests.and_then(|requests| requests.asker(shim.pid(), call.started));
-    let Some(asker) = asker else {
-        return scans.look(shim, *since).await;
+    let waited_for = call.wanted.other().is_none_or(Helper::is_waited_for);
+    let asker = match asker {
+        Some(asker) => asker,
+        None if waited_for => return scans.look(shim, *since).await,
+        None => return Err(lost(None, "nobody waits for it who could be found")),
     };
     let lost = |why: &str| lost(Some(asker.thread), why);
     // One that does not wait may have ended, and its number be another's: but no older one's.

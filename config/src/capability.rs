@@ -45,6 +45,20 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
+/// All of them, also those that are newer than we are.
+pub const ALL: u64 = u64::MAX;
+
+/// The names, without `CAP_`.
+pub fn words() -> Vec<&'static str> {
+    NAMES.to_vec()
+}
+
+/// The set of one name.
+pub fn one(name: &str) -> Option<u64> {
+    let bit = NAMES.iter().position(|known| *known == name)?;
+    Some(1 << bit)
+}
+
 /// How many capabilities this kernel generation has.
 pub const COUNT: usize = NAMES.len();
 
