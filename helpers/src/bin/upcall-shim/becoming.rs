@@ -12,7 +12,7 @@ use upcall_helpers::hookfile::HookFile;
 use upcall_helpers::wire::{Event, ID_LENGTH, Report, Request, Stage, Verdict};
 use upcall_helpers::{seqpacket, sys};
 
-use crate::{FAILURE, SUCCESS, hook, link, run};
+use crate::{FAILURE, SUCCESS, link, run};
 
 /// What is wanted, and what holds without a daemon.
 pub(crate) struct Wanted<'a> {
