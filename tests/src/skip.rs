@@ -60,6 +60,8 @@ pub enum Need {
     Bridge,
     /// A kernel with modules, and so with kernel.modprobe.
     KernelModprobe,
+    /// One that starts one program for all of its helpers.
+    StaticHelper,
 }
 
 impl Need {
@@ -69,10 +71,12 @@ impl Need {
             Self::Runc | Self::Crun | Self::Python | Self::Perl | Self::Dpkg | Self::Gdb => {
                 self.program()
             }
-            Self::Bridge => (
-                has("ip") && Path::new("/sys/module/bridge").exists(),
-                "bridges of the network, and ip",
-            ),
+            Self::Bridge
+            | Self::CoreSocket
+            | Self::KernelModprobe
+            | Self::MemoryController
+            | Self::FreezerV1
+            | Self::StaticHelper => self.kernel(),
             Self::Root => (nix::unistd::Uid::effective().is_root(), "root"),
             Self::Podman => (has("podman") && has("conmon"), "podman and conmon"),
             Self::Docker => (has("dockerd") && has("docker"), "dockerd and docker"),
@@ -128,25 +132,6 @@ impl Need {
                 std::env::var_os("UPCALLD_TEST_HOST_HOOKS").is_some(),
                 "the host's own hooks (make check-host)",
             ),
-            Self::CoreSocket => (
-                std::fs::read_to_string("/proc/sys/kernel/core_modes")
-                    .is_ok_and(|modes| modes.contains("socket")),
-                "a kernel that dumps to sockets (6.17)",
-            ),
-            Self::KernelModprobe => (
-                Path::new("/proc/sys/kernel/modprobe").exists(),
-                "a kernel with modules (kernel.modprobe)",
-            ),
-            Self::MemoryController => (
-                Path::new("/sys/fs/cgroup/memory").is_dir()
-                    || std::fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control")
-                        .is_ok_and(|given| given.split_whitespace().any(|name| name == "memory")),
-                "the memory controller of cgroups",
-            ),
-            Self::FreezerV1 => (
-                Path::new("/sys/fs/cgroup/freezer").is_dir(),
-                "the cgroup v1 freezer at /sys/fs/cgroup/freezer",
-            ),
         };
         (!there).then_some(what)
     }
@@ -167,6 +152,59 @@ impl Need {
         let program = found.map_or("a program", |(_, program)| program);
         (has(program), program)
     }
+}
+
+impl Need {
+    /// What the kernel has to have.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the others are not the kernel's"
+    )]
+    fn kernel(self) -> (bool, &'static str) {
+        match self {
+            Self::Bridge => (
+                has("ip") && Path::new("/sys/module/bridge").exists(),
+                "bridges of the network, and ip",
+            ),
+            Self::CoreSocket => (
+                std::fs::read_to_string("/proc/sys/kernel/core_modes")
+                    .is_ok_and(|modes| modes.contains("socket")),
+                "a kernel that dumps to sockets (6.17)",
+            ),
+            Self::KernelModprobe => (
+                Path::new("/proc/sys/kernel/modprobe").exists(),
+                "a kernel with modules (kernel.modprobe)",
+            ),
+            Self::MemoryController => (
+                Path::new("/sys/fs/cgroup/memory").is_dir()
+                    || std::fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control")
+                        .is_ok_and(|given| given.split_whitespace().any(|name| name == "memory")),
+                "the memory controller of cgroups",
+            ),
+            Self::FreezerV1 => (
+                Path::new("/sys/fs/cgroup/freezer").is_dir(),
+                "the cgroup v1 freezer at /sys/fs/cgroup/freezer",
+            ),
+            _ => (
+                starts_one_for_all(),
+                "a kernel with CONFIG_STATIC_USERMODEHELPER",
+            ),
+        }
+    }
+}
+
+/// Whether the kernel says that it starts one program for all of its helpers.
+fn starts_one_for_all() -> bool {
+    let config = crate::command::command("zcat")
+        .arg("/proc/config.gz")
+        .output();
+    let wanted = b"CONFIG_STATIC_USERMODEHELPER=y";
+    config.is_ok_and(|config| {
+        config
+            .stdout
+            .windows(wanted.len())
+            .any(|part| part == wanted)
+    })
 }
 
 /// Whether a program is in the search path, sbin included.

@@ -120,7 +120,7 @@ impl CoreHook {
     /// The file's text.
     pub fn text(&self) -> String {
         format!(
-            "# Written by `upcallctl install core`; read by the shim that the kernel starts (upcall-shim(8)).\n\
+            "# Written by `upcallctl install core`; read by the shim that the kernel starts (upcalld(8)).\n\
              socket = {}\ndeadline_ms = {}\nspool = {}\nspool_max = {}\nkeep_free = {}\n\
              # What `upcallctl uninstall core` puts back, and what `pass` goes to.\n\
              previous = {}\nprevious_pipe_limit = {}\n",

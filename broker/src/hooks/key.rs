@@ -321,7 +321,7 @@ impl KeyHook {
         });
         let earlier = HookFile::read(&self.shim.hooks, "key");
         format!(
-            "{MARK}; read by the shim that the kernel starts (upcall-shim(8)).\n\
+            "{MARK}; read by the shim that the kernel starts (upcalld(8)).\n\
              socket = {}\ndeadline_ms = {}\n{previous}\
              # Where `pass` goes, and keys that come while upcalld is stopped, unless that is `deny`.\n\
              program = {}\npass_deadline_ms = {}\nwithout_daemon = {}\n",

@@ -319,7 +319,7 @@ impl ModuleHook {
         let program = set.program.display().to_string();
         let program = if earlier { &program } else { previous };
         format!(
-            "# Written by `upcallctl install module`; read by the shim that the kernel starts (upcall-shim(8)).\n\
+            "# Written by `upcallctl install module`; read by the shim that the kernel starts (upcalld(8)).\n\
              socket = {}\ndeadline_ms = {}\n\
              # What `upcallctl uninstall module` puts back.\nprevious = {previous}\n\
              # Where `pass` goes, and modules that are wanted while upcalld is stopped, unless that is `deny`.\n\

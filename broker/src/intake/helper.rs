@@ -135,3 +135,29 @@ pub(super) fn call(
         shim,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use upcall_config::decide::{Verdict, decide};
+    use upcall_config::facts::Facts;
+
+    use super::*;
+
+    #[test]
+    fn the_shipped_rules_name_all_that_is_known() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/defaults");
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(directory).unwrap());
+        let directories = upcall_config::Directories::single(directory).owned_by(owner);
+        let loaded = crate::policy::check(&directories);
+        let policy = loaded.policy.unwrap();
+        for known in umh::KNOWN {
+            let upcall = Upcall::Umh(known.name.as_bytes().to_vec());
+            let decision = decide(&policy, &upcall, &Facts::default(), "r");
+            assert!(
+                matches!(decision.verdict, Verdict::Do(_)) && decision.rule.is_some(),
+                "{}",
+                known.name
+            );
+        }
+    }
+}

@@ -228,11 +228,11 @@ fn every_example_in_a_paragraph_is_right() {
             "deny.ttl",
         ];
         let of_keys = of_keys.iter().any(|word| path.starts_with(word));
-        let of_modules = path == "match.module";
-        let kind = match (of_keys, of_modules) {
-            (true, _) => "key",
-            (false, true) => "module",
-            (false, false) => "core",
+        let kind = match path {
+            _ if of_keys => "key",
+            "match.module" | "pass.capabilities" => "module",
+            "match.umh" => "umh",
+            _ => "core",
         };
         let rest = rest.split("\n#").next().unwrap();
         for example in rest.split('`').skip(1).step_by(2) {
@@ -249,7 +249,7 @@ fn every_example_in_a_paragraph_is_right() {
             {
                 rule.push_str(if example.starts_with("on_failure") {
                     "run = { in = \"host\", command = [\"/x\"] }\n"
-                } else if of_keys || of_modules {
+                } else if kind != "core" {
                     "pass = {}\n"
                 } else {
                     "store = {}\n"

@@ -1,4 +1,4 @@
-//! Rules for modules: what matches, and that only `pass` and `deny` are left.
+//! Rules for modules and other helpers: what matches, and that only `pass` and `deny` are left.
 
 use upcall_config::decide::{Verdict, decide};
 use upcall_config::facts::{Facts, ProcessFacts, UserNamespace};
@@ -58,4 +58,35 @@ fn the_shipped_rules_leave_modules_to_the_host() {
     assert!(denied(&shipped, "fs-x", &facts(Some(UserNamespace::Other))));
     // Who is not known may be anybody.
     assert!(denied(&shipped, "fs-x", &facts(None)));
+}
+
+fn allowed(rules: &str, name: &str) -> Option<u64> {
+    let upcall = Upcall::Umh(name.as_bytes().to_vec());
+    match decide(&policy(rules), &upcall, &Facts::default(), "r").verdict {
+        Verdict::Deny(_) => None,
+        Verdict::Do(plan) => {
+            assert!(plan.pass() && plan.run().is_none() && plan.store().is_none());
+            Some(plan.capabilities())
+        }
+    }
+}
+
+#[test]
+fn what_passes_may_be_given_less() {
+    let rules = "[[rule]]\nupcall = \"umh\"\nmatch.umh = \"/sbin/nfsd*\"\n\
+                 pass = { capabilities = [\"CHOWN\", \"SYS_MODULE\"] }\n";
+    assert_eq!(allowed(rules, "/sbin/nfsdcltrack"), Some(1 | 1 << 16));
+    assert_eq!(allowed(rules, "/sbin/bridge-stp"), Some(u64::MAX));
+}
+
+#[test]
+fn the_shipped_rules_pass_what_the_kernel_is_known_to_start() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/defaults/rules.d/90-default.toml"
+    );
+    let shipped = std::fs::read_to_string(path).unwrap();
+    assert_eq!(allowed(&shipped, "/sbin/bridge-stp"), Some(u64::MAX));
+    assert_eq!(allowed(&shipped, "release_agent"), Some(u64::MAX));
+    assert_eq!(allowed(&shipped, "/bin/sh"), None);
 }

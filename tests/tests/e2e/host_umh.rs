@@ -47,10 +47,8 @@ impl Scene {
         let mut file = format!("socket = {}\n", socket.display());
         if let Some(before) = before {
             program(&sandbox, before)?;
-            file += &format!(
-                "program = {}\n",
-                sandbox.path("sbin").join(before).display()
-            );
+            let before = sandbox.path("sbin").join(before);
+            file = format!("{file}program = {}\n", before.display());
         }
         std::fs::write(sandbox.hooks().join(name), file)?;
         // The kernel gives its program no words of ours.
