@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
 use upcall_e2e::cgroup::mounted;
 use upcall_e2e::command::{command, until};
@@ -15,6 +15,7 @@ use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
+use upcall_e2e::steps::Paused;
 use upcalld::store::record::Record;
 
 use crate::canary::{ANYWHERE, canary, host_only, sang};
@@ -167,4 +168,71 @@ fn whoever_takes_the_number_after_the_look_gets_nothing() -> Result<()> {
         daemon.stop(&sandbox)?;
     }
     Ok(())
+}
+
+/// The daemon is paused at every `stride`th side of its system calls while it handles a crash of `victim`'s; how many
+/// there were.
+fn at_every_step<V>(
+    scene: &Scene,
+    mallory: &Container,
+    stride: usize,
+    mut victim: impl FnMut() -> Result<(V, u32)>,
+    mut end: impl FnMut(V, u32) -> Result<()>,
+    check: impl Fn(usize, &Record),
+) -> Result<usize> {
+    for step in (1..).step_by(stride) {
+        let (held, pid) = victim()?;
+        let dump = CoreDump::of(pid)?.bytes(1000);
+        let before = scene.ids();
+        let daemon = scene.daemon.pid();
+        let (paused, asked) = Paused::at(daemon, step, || dump.start(&scene.sandbox))?;
+        let over = paused.is_none();
+        end(held, pid)?;
+        let impostor = Impostor::stand(&scene.sandbox, mallory, pid)?;
+        paused.map_or(Ok(()), Paused::end)?;
+        asked.wait()?;
+        let records = scene.daemon.records();
+        let record = records.wait("this dump", |record| !before.contains(&record.id))?;
+        assert!(!sang(mallory.root()), "step {step}: {record:?}");
+        let found = record.container.as_ref().map(|found| found.leader_pid);
+        assert_ne!(found, Some(mallory.init()), "step {step}: {record:?}");
+        check(step, &record);
+        drop(impostor);
+        if over {
+            return Ok(step);
+        }
+    }
+    bail!("no end")
+}
+
+#[test]
+fn whoever_takes_the_number_at_any_step_gets_nothing() -> Result<()> {
+    needs!(Root, Runc);
+    let scene = Scene::new(ANYWHERE)?;
+    let mallory = mallory(&scene.sandbox)?;
+    // Of the host's root: Mallory would like to have what it had in memory.
+    let victim = || {
+        let victim = Victim::start(&scene.sandbox)?;
+        let pid = victim.0.id();
+        Ok((victim, pid))
+    };
+    let end = |mut victim: Victim, _| victim.end();
+    let steps = at_every_step(&scene, &mallory, 5, victim, end, |step, record| {
+        assert!(record.container.is_none(), "step {step}: {record:?}");
+    })?;
+    assert!(steps > 200, "{steps} steps");
+    // Of Alice's: it is handled with her, or nowhere.
+    let alice = Runc::new("alice").user_namespace().root(canary());
+    let alice = alice.start(&scene.sandbox)?;
+    let victim = || Ok(((), alice.victim(&[])?));
+    let end = |(), pid| alice.end_of(pid);
+    let steps = at_every_step(&scene, &mallory, 23, victim, end, |step, record| {
+        let found = record.container.as_ref().map(|found| found.leader_pid);
+        assert!(
+            found.is_none_or(|found| found == alice.init()),
+            "step {step}: {record:?}"
+        );
+    })?;
+    assert!(steps > 200, "{steps} steps");
+    scene.end()
 }

@@ -14,6 +14,7 @@ use upcall_e2e::container::Container;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::leader::Leader;
 use upcall_e2e::needs;
+use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
 use upcall_e2e::steps::{Followed, Step};
 use upcalld::store::record::Outcome;
@@ -23,6 +24,12 @@ use crate::scene::{Scene, script};
 
 /// One launch is held up for no longer: its keeper gives five seconds.
 const HELD: Duration = Duration::from_secs(3);
+
+/// With a user namespace of its own, or without.
+fn kind(name: &str, own: bool) -> Runc {
+    let runc = Runc::new(name);
+    if own { runc.user_namespace() } else { runc }
+}
 
 /// A process of the container's root that robs whom it is told to.
 struct Robber {
@@ -67,6 +74,64 @@ impl Robber {
         let gained = gained.with_context(|| format!("asked about {inside}, told {said}"))?;
         Ok(gained.trim().to_owned())
     }
+}
+
+/// Crashes of a container whose init is killed at a later step each time, and how many steps there were.
+fn killed_at_every_step(scene: &Scene, own: bool, signal: &str) -> Result<usize> {
+    // Each system call has two sides, and one is enough.
+    for step in (1..).step_by(2) {
+        let name = format!("{signal}-{own}-{step}");
+        let container = kind(&name, own).start(&scene.sandbox)?;
+        let dump = CoreDump::of(container.init())?
+            .bytes(1000)
+            .word("%s", signal);
+        let before = scene.ids();
+        let keeper = scene.daemon.keeper()?;
+        let (mut joiner, started) = Followed::child_of(keeper, || dump.start(&scene.sandbox))?;
+        let mut over = false;
+        for _ in 0..step {
+            over = joiner.step()? != Step::Call;
+            if over {
+                break;
+            }
+        }
+        container.kill()?;
+        drop(joiner);
+        started.wait()?;
+        let record = scene
+            .daemon
+            .records()
+            .wait("this dump", |r| !before.contains(&r.id))?;
+        let run = action(&record, "run")?;
+        assert_ne!(run.outcome, Outcome::Open, "at step {step}: {record:?}");
+        container
+            .ended()
+            .with_context(|| format!("at step {step}"))?;
+        if over {
+            return Ok(step);
+        }
+    }
+    bail!("no end")
+}
+
+#[test]
+fn at_no_step_does_the_end_of_a_containers_init_leave_anything() -> Result<()> {
+    needs!(Root, Runc);
+    let scene = Scene::new(BOTH)?;
+    let descriptors = || {
+        Ok::<_, std::io::Error>(
+            std::fs::read_dir(format!("/proc/{}/fd", scene.daemon.pid()))?.count(),
+        )
+    };
+    let before = descriptors()?;
+    let steps = killed_at_every_step(&scene, true, "6")?;
+    assert!(steps > 50, "{steps} steps");
+    until(
+        Duration::from_secs(5),
+        "its descriptors to be closed",
+        || (descriptors().ok()? <= before + 2).then_some(()),
+    )?;
+    scene.end()
 }
 
 /// Robs whoever enters at every one of his steps, and has him enter until none is left; how many there were.
@@ -116,11 +181,9 @@ fn at_no_step_can_a_container_look_into_whoever_enters_it() -> Result<()> {
     needs!(Root, Runc);
     let scene = Scene::new(BOTH)?;
     for own in [true, false] {
-        let runc = Runc::new(if own { "own" } else { "plain" });
-        let runc = if own { runc.user_namespace() } else { runc };
-        let container = runc
-            .root(script("/helper", "cat > /dev/null"))
-            .start(&scene.sandbox)?;
+        let helper = script("/helper", "cat > /dev/null");
+        let name = if own { "own" } else { "plain" };
+        let container = kind(name, own).root(helper).start(&scene.sandbox)?;
         for signal in ["11", "6"] {
             let steps = at_every_step(&scene, &container, signal)?;
             assert!(steps > 50, "{steps} steps");

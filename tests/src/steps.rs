@@ -1,6 +1,8 @@
 //! Stops what is ours behind every system call that it makes (ptrace(2)): the very programs that are shipped, with
 //! nothing compiled into them for it.
 
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -124,6 +126,120 @@ impl Followed {
 
 impl Drop for Followed {
     fn drop(&mut self) {
-        let _ = ptrace::detach(self.0, None);
+        // One that was killed is nobody else's to reap before we know of it.
+        while ptrace::detach(self.0, None).is_err() {
+            let Ok(
+                WaitStatus::PtraceEvent(..)
+                | WaitStatus::PtraceSyscall(_)
+                | WaitStatus::Stopped(..),
+            ) = next(self.0)
+            else {
+                break;
+            };
+        }
+    }
+}
+
+/// A whole process, all of its threads, paused at one of its system calls.
+#[derive(Debug)]
+pub struct Paused {
+    go_on: Option<SyncSender<()>>,
+    tracer: Option<JoinHandle<Result<()>>>,
+}
+
+impl Paused {
+    /// Lets `start` begin something, and pauses `process` at side number `call` of the system calls that it makes from then
+    /// on. `None` where it makes fewer.
+    ///
+    /// # Errors
+    /// It cannot be traced; or `start` fails.
+    pub fn at<T>(
+        process: u32,
+        call: usize,
+        start: impl FnOnce() -> Result<T>,
+    ) -> Result<(Option<Self>, T)> {
+        let (ready, is_ready) = sync_channel(1);
+        let (hit, is_hit) = sync_channel(1);
+        let (go_on, goes_on) = sync_channel(1);
+        let tracer = std::thread::spawn(move || trace(process, call, &ready, &hit, &goes_on));
+        let paused = Self {
+            go_on: Some(go_on),
+            tracer: Some(tracer),
+        };
+        if is_ready.recv_timeout(PATIENCE).is_err() {
+            paused.end()?;
+            bail!("process {process} cannot be traced");
+        }
+        let started = start()?;
+        if is_hit.recv_timeout(QUIET).is_ok() {
+            return Ok((Some(paused), started));
+        }
+        paused.end()?;
+        Ok((None, started))
+    }
+
+    /// It goes on, and nobody traces it.
+    ///
+    /// # Errors
+    /// What went wrong with tracing it.
+    pub fn end(mut self) -> Result<()> {
+        drop(self.go_on.take());
+        let tracer = self.tracer.take().context("a tracer")?;
+        tracer.join().ok().context("the tracer")?
+    }
+}
+
+/// A process that makes no system call for this long makes none for what was begun.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// The tracer's thread; its tracees are let go when it ends (ptrace(2)).
+fn trace(
+    process: u32,
+    call: usize,
+    ready: &SyncSender<()>,
+    hit: &SyncSender<()>,
+    goes_on: &Receiver<()>,
+) -> Result<()> {
+    let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
+    for entry in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let name = entry?.file_name();
+        let thread = Pid::from_raw(name.to_string_lossy().parse()?);
+        ptrace::seize(thread, options)?;
+        ptrace::interrupt(thread)?;
+        next(thread)?;
+        ptrace::syscall(thread, None)?;
+    }
+    ready.send(())?;
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD | WaitPidFlag::WNOHANG;
+    let mut calls = 0;
+    loop {
+        let (thread, signal) = match waitpid(None, Some(flags)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {
+                match goes_on.try_recv() {
+                    Err(TryRecvError::Empty) => std::thread::yield_now(),
+                    Ok(()) | Err(TryRecvError::Disconnected) => return Ok(()),
+                }
+                continue;
+            }
+            Ok(WaitStatus::PtraceSyscall(thread)) => {
+                calls += 1;
+                if calls == call {
+                    hit.send(())?;
+                    let _ = goes_on.recv();
+                    return Ok(());
+                }
+                (thread, None)
+            }
+            Ok(WaitStatus::PtraceEvent(thread, ..)) => (thread, None),
+            Ok(WaitStatus::Stopped(thread, signal)) => (thread, Some(signal)),
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..) | WaitStatus::Continued(_)) => {
+                continue;
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        match ptrace::syscall(thread, signal) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }

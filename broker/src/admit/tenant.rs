@@ -15,9 +15,10 @@ pub enum Tenant {
 }
 
 impl Tenant {
-    /// Whose the facts are. The ids of a lost process are many where its user has many (subuid(5)), and all are nobody's.
+    /// Whose the facts are. The ids of a lost process are many where its user has many (subuid(5)), and all are nobody's;
+    /// and root of a container that is not known is not the host's root.
     pub fn of(facts: &Facts) -> Self {
-        if facts.host_only == Some(Reason::IdentityLost) {
+        if facts.host_only.is_some_and(Reason::hides_container) {
             return Self::Unknown;
         }
         if let Some(container) = &facts.container {
