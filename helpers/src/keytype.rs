@@ -20,8 +20,12 @@ pub fn payload(kind: &[u8], description: &[u8], printed: &[u8]) -> Result<Vec<u8
     match kind {
         // net/dns_resolver/dns_key.c: text, and a NUL at its end.
         b"dns_resolver" if are_addresses(text) => Ok(terminated()),
-        // fs/nfs/nfs4idmap.c: of a name its number, of a number its name.
-        b"id_resolver" | b"id_legacy" if is_id(description, text) => Ok(terminated()),
+        // fs/nfs/nfs4idmap.c: of a name its number, of a number its name, which is sent as it is, a NUL too.
+        b"id_resolver" | b"id_legacy" if is_id(description, text) => Ok(if is_name(description) {
+            terminated()
+        } else {
+            text.to_vec()
+        }),
         b"dns_resolver" | b"id_resolver" | b"id_legacy" => Err(NoPayload),
         // Others hold what their own kernel code understands and checks.
         _ if text.is_empty() => Err(NoPayload),
@@ -40,10 +44,15 @@ fn are_addresses(text: &[u8]) -> bool {
     })
 }
 
+/// Whether it is a name whose number is wanted.
+fn is_name(description: &[u8]) -> bool {
+    let names = [b"uid:".as_slice(), b"gid:"];
+    names.iter().any(|kind| description.starts_with(kind))
+}
+
 fn is_id(description: &[u8], text: &[u8]) -> bool {
     let short = (1..NAME_MAX).contains(&text.len());
-    let numbers = [b"uid:".as_slice(), b"gid:"];
-    if numbers.iter().any(|kind| description.starts_with(kind)) {
+    if is_name(description) {
         return short && text.iter().all(u8::is_ascii_digit);
     }
     short && text.iter().all(u8::is_ascii_graphic)
@@ -79,7 +88,7 @@ mod tests {
     fn an_id_has_a_number_and_a_number_a_name() {
         let of = |description: &[u8], text: &[u8]| payload(b"id_resolver", description, text);
         assert_eq!(of(b"uid:ann@x", b"1000\n"), Ok(b"1000\0".to_vec()));
-        assert_eq!(of(b"user:1000", b"ann@x"), Ok(b"ann@x\0".to_vec()));
+        assert_eq!(of(b"user:1000", b"ann@x"), Ok(b"ann@x".to_vec()));
         assert_eq!(of(b"uid:ann@x", b"root"), Err(NoPayload));
         assert_eq!(of(b"gid:ann@x", b"-1"), Err(NoPayload));
         assert_eq!(of(b"user:1000", b"a b"), Err(NoPayload));

@@ -6,6 +6,8 @@
 pub mod report;
 
 #[cfg(feature = "harness")]
+pub mod apparmor;
+#[cfg(feature = "harness")]
 pub mod bundle;
 #[cfg(feature = "harness")]
 pub mod ccache;
@@ -48,6 +50,8 @@ pub mod machine;
 #[cfg(feature = "harness")]
 pub mod module_hook;
 #[cfg(feature = "harness")]
+pub mod nfs;
+#[cfg(feature = "harness")]
 pub mod nspawn;
 #[cfg(feature = "harness")]
 pub mod podman;
@@ -69,6 +73,8 @@ pub mod sandbox;
 pub mod service;
 #[cfg(feature = "harness")]
 pub mod skip;
+#[cfg(feature = "harness")]
+pub mod smb;
 #[cfg(feature = "harness")]
 pub mod steps;
 #[cfg(feature = "harness")]

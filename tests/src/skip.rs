@@ -62,6 +62,14 @@ pub enum Need {
     KernelModprobe,
     /// One that starts one program for all of its helpers.
     StaticHelper,
+    /// AppArmor, switched on, and the program that loads profiles: unpacked by `make check`.
+    AppArmor,
+    /// The kernel's AFS client.
+    Afs,
+    /// The kernel's NFS server and client.
+    Nfs,
+    /// The kernel's SMB client.
+    Cifs,
 }
 
 impl Need {
@@ -76,7 +84,11 @@ impl Need {
             | Self::KernelModprobe
             | Self::MemoryController
             | Self::FreezerV1
-            | Self::StaticHelper => self.kernel(),
+            | Self::StaticHelper
+            | Self::AppArmor
+            | Self::Afs
+            | Self::Nfs
+            | Self::Cifs => self.kernel(),
             Self::Root => (nix::unistd::Uid::effective().is_root(), "root"),
             Self::Podman => (has("podman") && has("conmon"), "podman and conmon"),
             Self::Docker => (has("dockerd") && has("docker"), "dockerd and docker"),
@@ -185,6 +197,18 @@ impl Need {
                 Path::new("/sys/fs/cgroup/freezer").is_dir(),
                 "the cgroup v1 freezer at /sys/fs/cgroup/freezer",
             ),
+            Self::AppArmor => (
+                std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+                    .is_ok_and(|enabled| enabled.starts_with('Y'))
+                    && crate::apparmor::parser().is_file(),
+                "AppArmor (and tools/unpack TARGET/unpacked apparmor)",
+            ),
+            Self::Afs => (has_module("kafs"), "a kernel with modules (kafs)"),
+            Self::Nfs => (
+                has_module("nfsd") && has_module("nfsv4"),
+                "a kernel with modules (nfsd, nfsv4)",
+            ),
+            Self::Cifs => (has_module("cifs"), "a kernel with modules (cifs)"),
             _ => (
                 starts_one_for_all(),
                 "a kernel with CONFIG_STATIC_USERMODEHELPER",
@@ -219,6 +243,13 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|path| path.is_file())
+}
+
+/// Whether the kernel can load it.
+fn has_module(name: &str) -> bool {
+    let mut modprobe = crate::command::command("modprobe");
+    modprobe.args(["--dry-run", "--quiet", name]);
+    modprobe.status().is_ok_and(|status| status.success())
 }
 
 fn may_unshare() -> bool {
