@@ -1,6 +1,7 @@
 //! Attacks by a number that is another's by now (CVE-2025-4598): root's process is gone, and in its place, under its
 //! number, stands a process of the attacker's container, who would like to have the core.
 
+use std::cell::Cell;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -217,9 +218,17 @@ fn whoever_takes_the_number_at_any_step_gets_nothing() -> Result<()> {
         Ok((victim, pid))
     };
     let end = |mut victim: Victim, _| victim.end();
-    let steps = at_every_step(&scene, &mallory, 5, victim, end, |step, record| {
+    let (lost, known) = (Cell::new(0), Cell::new(0));
+    let steps = at_every_step(&scene, &mallory, 2, victim, end, |step, record| {
         assert!(record.container.is_none(), "step {step}: {record:?}");
+        let counted = match record.verdict.host_only.as_deref() {
+            Some("identity_lost") => &lost,
+            _ => &known,
+        };
+        counted.set(counted.get() + 1);
     })?;
+    // Before the last look, and behind it.
+    assert!(lost.get() > 10 && known.get() > 10, "{lost:?}, {known:?}");
     assert!(steps > 200, "{steps} steps");
     // Of Alice's: it is handled with her, or nowhere.
     let alice = Runc::new("alice").user_namespace().root(canary());

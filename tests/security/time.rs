@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use upcall_e2e::cgroup;
 use upcall_e2e::command::{pause, until};
-use upcall_e2e::container::{Container, runs};
+use upcall_e2e::container::{Container, runs, waits};
 use upcall_e2e::fuse::{Fuse, Silent};
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
@@ -84,6 +84,46 @@ fn a_helper_on_a_file_server_that_does_not_answer_holds_up_nobody_else() -> Resu
     drop(server);
     drop((good, bad));
     scene.end()
+}
+
+#[test]
+fn a_root_and_a_directory_on_a_file_server_that_stops_answering_hold_up_nobody_else() -> Result<()>
+{
+    // Whoever writes a core where it crashed goes where its process was.
+    needs!(Root, Runc, Fuse);
+    for (words, flags) in [
+        (&["/crash-me", "--wait"][..], "--cwd=/fuse"),
+        (&["/crash-me", "--chroot=/fuse", "--wait"], "--cwd=/"),
+    ] {
+        let (scene, good, bad, server) = beside_a_silent_server(r#""/probe""#, Silent::Reads)?;
+        let rule = "[[rule]]\nupcall = \"core\"\nmatch.container = { name = \"*-bad\" }\nfile = { path = \"core\" }\n";
+        scene
+            .sandbox
+            .rules(&(rule.to_owned() + &run_rule(r#""/probe""#, "")))?;
+        scene.sandbox.ctl().arg("reload").status()?;
+        let process = bad.spawn_with(&[flags], words)?;
+        until(Duration::from_secs(5), "a process there", || {
+            waits(process).then_some(())
+        })?;
+        server.fall_silent();
+        let dump = CoreDump::of(process)?.word("%c", u64::MAX.to_string());
+        let started = dump.start(&scene.sandbox)?;
+        pause(Duration::from_millis(200));
+        for _ in 0..10 {
+            let took = handled(&scene, &good)?;
+            assert!(took < Duration::from_secs(1), "{took:?}");
+        }
+        started.wait()?;
+        let of_bad = |record: &Record| record.process.pid == Some(process);
+        let records = scene.daemon.records();
+        let record = records.wait_for(Duration::from_secs(20), "its dump", of_bad)?;
+        let file = action(&record, "file")?;
+        assert_ne!(file.outcome, Outcome::Done, "{flags}: {record:?}");
+        drop(server);
+        drop((good, bad));
+        scene.end()?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use upcall_e2e::cgroup::{self, Child};
 use upcall_e2e::command::{command, until};
 use upcall_e2e::container::{children, waits};
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
-use upcall_e2e::records::report;
+use upcall_e2e::records::{action, report};
 use upcall_e2e::registered::OWNER;
 use upcall_e2e::runc::Runc;
 use upcalld::store::record::Outcome;
@@ -118,5 +119,131 @@ fn no_choice_of_namespaces_makes_a_container() -> Result<()> {
             unshare.wait()?;
         }
     }
+    scene.end()
+}
+
+#[test]
+fn what_a_tenant_may_call_himself_moves_no_word_and_no_cursor() -> Result<()> {
+    needs!(Root, Runc);
+    let rule = run_rule(
+        r#""/probe", "{pid}", "{comm}", "{exe}", "{container}", "{signal}""#,
+        "",
+    );
+    let scene = Scene::new(&rule)?;
+    let name = "\n--pidfd=9 )";
+    let container = Runc::new("web")
+        .user_namespace()
+        .root(move |root| {
+            Ok(std::fs::hard_link(
+                root.inside("/crash-me"),
+                root.inside("/tmp").join(name),
+            )?)
+        })
+        .start(&scene.sandbox)?;
+    let path = format!("/tmp/{name}");
+    let pid = container.victim_by(0, &[&path, "--wait"])?;
+    let long = "!".repeat(4000);
+    let dump = CoreDump::of(pid)?
+        .word("%h", "\x1b]0;host\x07")
+        .word("%e", name)
+        .word("%f", name)
+        .word("%E", &long);
+    let (record, _) = scene.dump(&dump)?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    assert_eq!(record.process.comm.as_deref(), Some(r"\x0a--pidfd=9 )"));
+    assert_eq!(record.process.exe.as_deref(), Some(r"/tmp/\x0a--pidfd=9 )"));
+    let argv = report(&record)?.argv;
+    assert_eq!(
+        argv[2..],
+        [
+            name.to_owned(),
+            path,
+            container.id().to_owned(),
+            "SEGV".to_owned()
+        ]
+    );
+    // The log has one line of it, and nothing that a terminal would act on.
+    assert!(!scene.daemon.log().contains('\x1b') && !scene.daemon.log().contains("\n--pidfd"));
+    scene.end()
+}
+
+/// What everybody may put into the name of a program, of a cgroup, and of a word: an escape sequence that rewrites the
+/// screen and a terminal's title, a line of its own, a byte that is no text, a direction of writing.
+const HOSTILE: &str = "\u{1b}[2J\u{1b}]0;own\u{7}\n# {\u{202e}\u{9b}31m";
+
+/// Whether a terminal would do anything at this but show it and go to the next line.
+fn acts_on(said: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(said);
+    let bad = |letter: char| {
+        letter.is_control() && !"\n\t".contains(letter) || "\u{202e}\u{fffd}".contains(letter)
+    };
+    text.lines()
+        .find(|line| line.contains(bad))
+        .map(str::to_owned)
+}
+
+#[test]
+fn nothing_that_a_tenant_says_reaches_the_admins_terminal_as_it_is() -> Result<()> {
+    needs!(Root, Runc);
+    let rule = run_rule(
+        r#""/bin/sh", "-c", "cat /tmp/says; exit 3""#,
+        "store = { ignore_limit = true }",
+    );
+    let scene = Scene::new(&rule)?;
+    let container = Runc::new("web")
+        .user_namespace()
+        .annotation("org.example", HOSTILE)
+        .root(move |root| {
+            root.file("/tmp/says", HOSTILE, 0o644)?;
+            let path = root.inside("/tmp").join(HOSTILE);
+            Ok(std::fs::hard_link(root.inside("/crash-me"), path)?)
+        })
+        .start(&scene.sandbox)?;
+    let pid = container.victim_by(0, &[&format!("/tmp/{HOSTILE}"), "--wait"])?;
+    let own = cgroup::of(&container.leader()?)?;
+    let named = Child::of(&own, &HOSTILE.replace('\n', ""))?;
+    named.take(pid)?;
+    let dump = CoreDump::of(pid)?
+        .word("%h", HOSTILE)
+        .word("%e", HOSTILE)
+        .word("%f", HOSTILE);
+    let (record, _) = scene.dump(&dump)?;
+    assert!(
+        record
+            .process
+            .cgroup
+            .as_ref()
+            .is_some_and(|path| path.contains("x1b")),
+        "{record:?}"
+    );
+    assert!(record.container.is_some(), "{record:?}");
+    assert!(action(&record, "run")?.output.is_some(), "{record:?}");
+    let (id, pid) = (record.id.as_str(), pid.to_string());
+    for words in [
+        &["list"][..],
+        &["list", "--json"],
+        &["show", id],
+        &["show", id, "--json"],
+        &["explain", id],
+        &["explain", "--pid", &pid, "core"],
+        &["cores"],
+        &["cores", "--json"],
+        &["cores", "info", id],
+        &["metrics"],
+        &["status"],
+        &["modules"],
+    ] {
+        let said = scene.sandbox.ctl().args(words).output()?;
+        assert!(
+            !said.stdout.is_empty() || !said.stderr.is_empty(),
+            "{words:?}"
+        );
+        for said in [&said.stdout, &said.stderr] {
+            assert_eq!(acts_on(said), None, "{words:?}");
+        }
+    }
+    assert_eq!(acts_on(scene.daemon.log().as_bytes()), None);
+    drop(named);
+    drop(container);
     scene.end()
 }

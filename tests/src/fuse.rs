@@ -20,6 +20,7 @@ const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
 const OPEN: u32 = 14;
 const INIT: u32 = 26;
+const ACCESS: u32 = 34;
 
 /// Our file's node; 1 is the root's.
 const FILE: u64 = 2;
@@ -38,6 +39,7 @@ pub enum Silent {
 pub struct Fuse {
     at: PathBuf,
     stop: Arc<AtomicBool>,
+    silent: Arc<AtomicBool>,
     server: Option<JoinHandle<()>>,
 }
 
@@ -68,12 +70,20 @@ impl Fuse {
         .with_context(|| format!("a FUSE mount on {}", at.display()))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
-        let server = std::thread::spawn(move || serve(device, silent, &stopping));
+        let from_now_on = Arc::new(AtomicBool::new(false));
+        let nothing = Arc::clone(&from_now_on);
+        let server = std::thread::spawn(move || serve(device, silent, &nothing, &stopping));
         Ok(Self {
             at: at.to_owned(),
             stop,
+            silent: from_now_on,
             server: Some(server),
         })
+    }
+
+    /// From here on it answers nothing at all.
+    pub fn fall_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
     }
 }
 
@@ -88,8 +98,8 @@ impl Drop for Fuse {
     }
 }
 
-/// Answers what is to be answered, until it is told to stop.
-fn serve(mut device: File, silent: Silent, stop: &AtomicBool) {
+/// Answers what is to be answered, until it is told to answer `nothing`, or to stop.
+fn serve(mut device: File, silent: Silent, nothing: &AtomicBool, stop: &AtomicBool) {
     let mut request = vec![0; 1 << 20];
     while !stop.load(Ordering::Relaxed) {
         let mut ready = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
@@ -106,9 +116,11 @@ fn serve(mut device: File, silent: Silent, stop: &AtomicBool) {
         };
         let (opcode, node) = (number(4), u64::from(number(16)));
         let body = match opcode {
+            _ if nothing.load(Ordering::Relaxed) => continue,
             INIT => init(),
             GETATTR => attributes(node),
             LOOKUP if silent == Silent::Reads => entry(),
+            ACCESS if silent == Silent::Reads => Vec::new(),
             OPEN if silent == Silent::Reads => vec![0; 16],
             _ => continue,
         };

@@ -19,7 +19,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Uid, setuid};
+use nix::unistd::{Uid, chdir, chroot, setuid};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
@@ -110,6 +110,7 @@ fn victim(words: &[String]) -> ExitCode {
             "--in-thread" => in_thread = true,
             "--name" => name = Some(value),
             "--uid" => drop(setuid(Uid::from_raw(u32::try_from(number).unwrap_or(0)))),
+            "--chroot" => drop(chroot(value).and_then(|()| chdir("/"))),
             "--undumpable" => drop(set_dumpable(false).ok()),
             "--core-limit" => drop(setrlimit(Resource::RLIMIT_CORE, number, number)),
             "--times" => times = Some(number),
