@@ -315,16 +315,21 @@ fn name(error: &ExplainError) -> &'static str {
     }
 }
 
-/// Serves control.sock: root's, and whoever's its group is made.
+/// Serves control.sock in this directory: root's, and this group's.
 ///
 /// # Errors
 /// As bind(2), chmod(2).
-pub fn listen(path: &Path, control: Arc<Control>) -> anyhow::Result<JoinHandle<()>> {
-    drop(std::fs::remove_file(path));
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
-    if let Ok(Some(group)) = nix::unistd::Group::from_name("upcall") {
-        std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
+pub fn listen(
+    run: &Path,
+    group: Option<u32>,
+    control: Arc<Control>,
+) -> anyhow::Result<JoinHandle<()>> {
+    let path = run.join("control.sock");
+    drop(std::fs::remove_file(&path));
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o660))?;
+    if group.is_some() {
+        std::os::unix::fs::chown(&path, None, group)?;
     }
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     Ok(tokio::spawn(async move {

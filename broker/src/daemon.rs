@@ -20,6 +20,7 @@ use accept::{Doors, accept};
 use activation::Given;
 use anyhow::{Context, bail};
 use hook::OwnHook;
+use nix::unistd::Group;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -70,16 +71,18 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         place: seal(&options.libexec, "upcall-place")?,
         enter: image,
     };
-    // The last things that take more than what is kept.
+    // The last things that take more than what is kept: mounts, and code that libc loads to look up a name.
     let tracefs = Tracefs::mount();
     let cgroups = Cgroups::mount().context("cgroups")?;
+    let group = Group::from_name("upcall").context("the group upcall")?;
     let launcher = Started {
         process,
         cgroups,
         own,
         tracefs,
+        group: group.map(|group| group.gid.as_raw()),
     };
-    armour::put_on()?;
+    armour::put_on(options.unlisted)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)
@@ -115,6 +118,8 @@ struct Started {
     cgroups: Cgroups,
     own: OwnPrograms,
     tracefs: Result<Tracefs, TraceError>,
+    /// The group `upcall`, where there is one.
+    group: Option<u32>,
 }
 
 async fn serve(
@@ -131,11 +136,13 @@ async fn serve(
         cgroups,
         own,
         tracefs,
+        group,
     } = launcher;
     let launcher = Launcher::attach(process, cgroups, own).map(Arc::new);
     let launcher = launcher.context("the launcher")?;
     let mut gone = tokio::spawn(Arc::clone(&launcher).serve());
     let broker = broker(&options, policy, settings, &launcher, tracefs)?;
+    show_records(&options.state, group).context("records for the group upcall")?;
     let accepted = take_over(&options, &broker)?;
     let hooks = watch_hooks(&options, &broker);
     let watching = tokio::spawn(Arc::clone(&hooks).run());
@@ -145,7 +152,7 @@ async fn serve(
         hooks,
         doors.kernel(),
     ));
-    let controlling = control::listen(&options.run.join("control.sock"), Arc::clone(&control))?;
+    let controlling = control::listen(&options.run, group, Arc::clone(&control))?;
 
     if let Some(path) = broker.settings().metrics.textfile.clone() {
         let control = Arc::clone(&control);
@@ -277,10 +284,10 @@ fn prepare(options: &Options) -> anyhow::Result<File> {
 }
 
 /// The group `upcall`, where there is one, may read the records. Cores stay root's alone.
-fn show_records(state: &Path) -> anyhow::Result<()> {
-    let Some(group) = nix::unistd::Group::from_name("upcall")? else {
+fn show_records(state: &Path, group: Option<u32>) -> anyhow::Result<()> {
+    if group.is_none() {
         return Ok(());
-    };
+    }
     // What is made in a directory with this bit (2000) belongs to the directory's group; records are made in `open`,
     // which nobody else gets into, and moved.
     for (path, mode) in [
@@ -288,7 +295,7 @@ fn show_records(state: &Path) -> anyhow::Result<()> {
         (state.join("records"), 0o2750),
         (state.join("open"), 0o2700),
     ] {
-        std::os::unix::fs::chown(&path, None, Some(group.gid.as_raw()))?;
+        std::os::unix::fs::chown(&path, None, group)?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode))?;
     }
     Ok(())
@@ -309,7 +316,6 @@ fn broker(
     };
     let watch = modreq::Watch::new(tracefs, trace_name(&options.run));
     let broker = Broker::new(places, settings, policy, Arc::clone(launcher), watch)?;
-    show_records(&options.state).context("records for the group upcall")?;
     // Else with the first request, which nobody has seen then.
     if options.hooks.join("module").exists() {
         broker.watch_modules();

@@ -18,11 +18,22 @@ usage: upcalld [options]
   --foreground    log to standard error instead of the journal
   --install core  have the kernel's hook while this runs, and put back what stood there at the end:
                   for hosts without systemd, which has upcalld-hooks.service
+  --armour kill   end at a system call that upcalld has no use for; else it fails, and the kernel's log says so
   --version, --help
 
 Several can run side by side with other directories. Signals: SIGHUP reloads the rules, SIGTERM and
 SIGINT let running work finish. See upcalld(8).
 ";
+
+/// What becomes of a system call that the daemon has no use for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unlisted {
+    /// It fails with `EPERM`: what was overlooked costs one upcall a detail, and not all of them their daemon.
+    #[default]
+    Refused,
+    /// It ends the daemon.
+    Kills,
+}
 
 /// How to start.
 #[derive(Debug, Clone)]
@@ -41,6 +52,8 @@ pub struct Options {
     pub foreground: bool,
     /// Have the core hook while running.
     pub install_core: bool,
+    /// What the daemon's own filter of system calls does.
+    pub unlisted: Unlisted,
     /// Files in the place of /proc/sys/kernel: only in builds for tests.
     pub sysctl: Option<PathBuf>,
     /// Take requests from any process of root's: only in builds for tests.
@@ -74,6 +87,7 @@ impl Default for Options {
             libexec: PathBuf::from(LIBEXEC),
             foreground: false,
             install_core: false,
+            unlisted: Unlisted::default(),
             sysctl: None,
             any_peer: false,
             stop_at: None,
@@ -107,6 +121,13 @@ impl Options {
                         return Err(format!("there is no hook {}", hook.display()).into());
                     }
                     options.install_core = true;
+                }
+                Long("armour") => {
+                    let kind = parser.value()?;
+                    if kind != "kill" {
+                        return Err(format!("there is no armour {}", kind.display()).into());
+                    }
+                    options.unlisted = Unlisted::Kills;
                 }
                 Long("sysctl") if cfg!(debug_assertions) => {
                     options.sysctl = Some(directory(&mut parser)?);

@@ -22,6 +22,9 @@ pub mod patience;
 pub mod promise;
 
 #[cfg(feature = "socket")]
+pub mod seccomp;
+
+#[cfg(feature = "socket")]
 pub mod seqpacket;
 
 #[cfg(feature = "socket")]

@@ -349,17 +349,20 @@ pub fn reset_scheduling() -> Result<(), Errno> {
 }
 
 /// Filters this thread's system calls from here on, and those of everything it executes (seccomp(2)); needs
-/// `no_new_privs`.
+/// `no_new_privs`. `flags`: `SECCOMP_FILTER_FLAG_*`.
 ///
 /// # Errors
 /// As seccomp(2); `EINVAL` for a program that the kernel does not take.
-pub fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), Errno> {
+pub fn filter_system_calls(
+    program: &[libc::sock_filter],
+    flags: libc::c_ulong,
+) -> Result<(), Errno> {
     let length = u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
     let program = libc::sock_fprog {
         len: length,
         filter: program.as_ptr().cast_mut(),
     };
-    let (operation, flags) = (libc::SECCOMP_SET_MODE_FILTER, 0);
+    let operation = libc::SECCOMP_SET_MODE_FILTER;
     // SAFETY: seccomp reads one sock_fprog and as many instructions behind its pointer as it says; both live here,
     // and the kernel writes to neither.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) };

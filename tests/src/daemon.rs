@@ -135,7 +135,8 @@ impl Daemon {
             .args(["--pdeathsig=TERM", "--"])
             .args(by)
             .arg(&sandbox.programs.daemon)
-            .args(["--foreground", "--config"])
+            // A system call that the daemon has no use for ends it here, so that a test sees it.
+            .args(["--foreground", "--armour", "kill", "--config"])
             .arg(sandbox.config())
             .arg("--state")
             .arg(sandbox.state())

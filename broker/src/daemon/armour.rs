@@ -3,14 +3,17 @@
 //! It happens while there is one thread, and after the launcher, which must have all of it. The daemon stays root's:
 //! records, sockets and /proc need that.
 
+mod calls;
+
 use anyhow::Context;
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tracing::debug;
+use upcall_config::capability;
 use upcall_helpers::sys::{limit_bounding_set, set_capabilities};
 
-use upcall_config::capability;
+use crate::options::Unlisted;
 
 /// What is kept, and for what. Not among it: SYS_ADMIN, SETUID, SETGID, SYS_CHROOT, MKNOD, SYS_MODULE, SYS_RAWIO.
 const KEPT: [&str; 9] = [
@@ -19,7 +22,7 @@ const KEPT: [&str; 9] = [
     "DAC_READ_SEARCH", // runtimes' state, also of users
     "FOWNER",          // modes of what belongs to the group
     "FSETID",          // the set-group-id bit of the records' directory
-    "KILL",            // the launcher
+    "KILL",            // whether a process of another user's is there still
     "NET_ADMIN",       // device programs (bpf(2)), the kernel's process events
     "BPF",             // device programs
     "SYS_PTRACE",      // other users' /proc files, namespaces by pidfd
@@ -31,8 +34,8 @@ const OOM_SCORE: &str = "-900";
 /// Puts it on.
 ///
 /// # Errors
-/// As prctl(2), setrlimit(2), capset(2).
-pub(super) fn put_on() -> anyhow::Result<()> {
+/// As prctl(2), setrlimit(2), capset(2), seccomp(2).
+pub(super) fn put_on(unlisted: Unlisted) -> anyhow::Result<()> {
     // Nobody's to look into, and a crash of its own is not handled by itself.
     set_dumpable(false).context("prctl(PR_SET_DUMPABLE)")?;
     setrlimit(Resource::RLIMIT_CORE, 1, 1).context("setrlimit(RLIMIT_CORE)")?;
@@ -48,5 +51,6 @@ pub(super) fn put_on() -> anyhow::Result<()> {
     let kept = capability::set(&KEPT);
     let [_, permitted, _] = upcall_helpers::sys::capabilities().context("capget")?;
     limit_bounding_set(kept).context("prctl(PR_CAPBSET_DROP)")?;
-    set_capabilities(kept & permitted).context("capset")
+    set_capabilities(kept & permitted).context("capset")?;
+    calls::limit(unlisted).context("seccomp")
 }

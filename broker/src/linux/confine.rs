@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid};
+use upcall_helpers::seccomp::{self, ALLOW, Filter, Instruction, REFUSE, X32};
 use upcall_helpers::sys as calls;
 
 use super::sys;
@@ -21,24 +22,6 @@ const NOBODY: u32 = 65_534;
 const ADDRESS_SPACE: u64 = 1 << 30;
 const SECONDS: u64 = 60;
 const FILES: u64 = 256;
-
-/// `AUDIT_ARCH_*` of linux/audit.h.
-#[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xc000_00b7;
-
-/// Where `struct seccomp_data` has the number, the architecture, and half of the second argument.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const REQUEST: u32 = 24;
-
-/// The instructions that are used.
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const END: u32 = libc::BPF_RET | libc::BPF_K;
-
-const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | 0x01; // EPERM
 
 /// Reading, answering, memory, and the end; and of a socket only messages over one that is open.
 const READING: [i64; 30] = [
@@ -128,7 +111,8 @@ pub fn confine(work: Work) -> Result<(), ConfineError> {
     prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
     // Changing ids made it dumpable again where fs.suid_dumpable says so.
     prctl::set_dumpable(false).map_err(step("dumpable"))?;
-    calls::filter_system_calls(&filter(work)).map_err(step("seccomp"))
+    let filter = filter(work).map_err(step("seccomp"))?;
+    calls::filter_system_calls(&filter, 0).map_err(step("seccomp"))
 }
 
 /// Who opens files does it from where he was put.
@@ -140,15 +124,9 @@ fn chdir_unless(work: Work) -> Result<(), Errno> {
 }
 
 /// What is not listed fails with `EPERM`.
-fn filter(work: Work) -> Vec<libc::sock_filter> {
-    let mut program = native();
+fn filter(work: Work) -> Result<Vec<Instruction>, Errno> {
     let opening = (work == Work::Open).then_some(libc::SYS_openat2);
-    for number in READING.into_iter().chain(opening) {
-        program.push(instruction(EQUAL, call(number), 0, 1));
-        program.push(instruction(END, libc::SECCOMP_RET_ALLOW, 0, 0));
-    }
-    program.push(instruction(END, REFUSE, 0, 0));
-    program
+    Filter::new(REFUSE).allowing(READING.into_iter().chain(opening))
 }
 
 /// What this process starts from here on, whoever it becomes, has none of our keys, of our files only `kept`, and types
@@ -165,46 +143,19 @@ pub fn confine_children(kept: BorrowedFd<'_>) -> Result<(), ConfineError> {
     }
     sys::close_on_exec(3).map_err(step("descriptors"))?;
     fcntl(kept, FcntlArg::F_SETFD(FdFlag::empty())).map_err(step("descriptors"))?;
-    calls::filter_system_calls(&without_typing()).map_err(step("seccomp"))
+    let filter = without_typing().map_err(step("seccomp"))?;
+    calls::filter_system_calls(&filter, 0).map_err(step("seccomp"))
 }
 
 /// All but two requests of ioctl(2), of which the kernel reads 32 bits.
-fn without_typing() -> Vec<libc::sock_filter> {
-    let mut program = native();
-    program.extend([
-        // The x32 calls have numbers of their own above this bit.
-        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1 << 30, 4, 0),
-        instruction(EQUAL, call(libc::SYS_ioctl), 0, 4),
-        instruction(LOAD, REQUEST, 0, 0),
-        instruction(EQUAL, 0x5412, 1, 0), // TIOCSTI
-        instruction(EQUAL, 0x541c, 0, 1), // TIOCLINUX
-        instruction(END, REFUSE, 0, 0),
-        instruction(END, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ]);
-    program
-}
-
-/// Ends who calls in another architecture's way, and loads the call's number.
-fn native() -> Vec<libc::sock_filter> {
-    vec![
-        instruction(LOAD, ARCHITECTURE, 0, 0),
-        instruction(EQUAL, ARCH, 1, 0),
-        instruction(END, libc::SECCOMP_RET_KILL_PROCESS, 0, 0),
-        instruction(LOAD, NUMBER, 0, 0),
-    ]
-}
-
-fn call(number: i64) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        code: u16::try_from(code).unwrap_or(0),
-        jt,
-        jf,
-        k,
-    }
+fn without_typing() -> Result<Vec<Instruction>, Errno> {
+    // ioctl_tty(2), ioctl_console(2): TIOCSTI, TIOCLINUX
+    const TYPING: [u32; 2] = [0x5412, 0x541c];
+    let mut filter = Filter::new(ALLOW);
+    filter.from(X32, REFUSE);
+    let typing = seccomp::unless_one_of(1, &TYPING, REFUSE);
+    filter.case(libc::SYS_ioctl, &typing)?;
+    filter.allowing([])
 }
 
 #[cfg(test)]
@@ -214,6 +165,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use nix::unistd::close;
+    use upcall_helpers::seccomp::verdict;
 
     use super::*;
 
@@ -298,12 +250,7 @@ mod tests {
 
     #[test]
     fn who_opens_may_open() {
-        let allowed = |work, number: i64| {
-            let number = u32::try_from(number).unwrap();
-            filter(work)
-                .iter()
-                .any(|one| one.k == number && one.jf == 1)
-        };
+        let allowed = |work, number| verdict(&filter(work).unwrap(), number, &[]) == Some(ALLOW);
         assert!(allowed(Work::Open, libc::SYS_openat2) && !allowed(Work::Read, libc::SYS_openat2));
         for never in [
             libc::SYS_tgkill,

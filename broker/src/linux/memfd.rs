@@ -126,3 +126,63 @@ pub fn needs_loader(file: &mut File) -> std::io::Result<bool> {
     };
     Ok(!static_elf().unwrap_or(false))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A static program's header, and nothing that runs.
+    fn program(directory: &Path) -> std::path::PathBuf {
+        let mut elf = b"\x7fELF\x02".to_vec();
+        elf.resize(64, 0);
+        let path = directory.join("program");
+        std::fs::write(&path, elf).unwrap();
+        path
+    }
+
+    #[test]
+    fn nobody_changes_a_sealed_program_not_even_root() {
+        if !nix::unistd::Uid::effective().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir_in("/root").unwrap();
+        let path = program(directory.path());
+        let sealed = SealedProgram::copy(&path).unwrap();
+        let copy = format!("/proc/self/fd/{}", sealed.fd().as_raw_fd());
+        let mut again = OpenOptions::new().write(true).open(&copy).unwrap();
+        for failed in [
+            again.write_all(b"#!").err(),
+            again.set_len(0).err(),
+            again.set_len(4096).err(),
+        ] {
+            let code = failed.and_then(|error| error.raw_os_error());
+            assert_eq!(code, Some(libc::EPERM));
+        }
+        let unseal = fcntl(&again, FcntlArg::F_ADD_SEALS(SealFlag::empty()));
+        assert_eq!(unseal, Err(Errno::EPERM));
+        // What is changed on the disk later is not what runs.
+        std::fs::write(&path, "#!/proc/self/exe").unwrap();
+        assert_eq!(std::fs::read(&copy).unwrap().len(), 64);
+    }
+
+    #[test]
+    fn a_program_that_others_could_have_written_is_not_sealed() {
+        if !nix::unistd::Uid::effective().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir_in("/root").unwrap();
+        let path = program(directory.path());
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o775)).unwrap();
+        let refused = SealedProgram::copy(&path);
+        assert!(matches!(refused, Err(SealError::Untrusted)), "{refused:?}");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(&path, Some(1000), None).unwrap();
+        let refused = SealedProgram::copy(&path);
+        assert!(matches!(refused, Err(SealError::Untrusted)), "{refused:?}");
+    }
+}

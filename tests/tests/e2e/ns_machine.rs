@@ -23,7 +23,7 @@ const KERNEL: &str = "/run/kernel";
 const DROP_INS: [(&str, &str); 2] = [
     (
         "upcalld.service",
-        "[Service]\nExecStart=\nExecStart=/usr/sbin/upcalld --any-peer\n",
+        "[Service]\nExecStart=\nExecStart=/usr/sbin/upcalld --any-peer --armour kill\n",
     ),
     (
         "upcalld-hooks.service",

@@ -1,5 +1,6 @@
 //! The daemon as a service: what it gives up, the hook it may look after itself, and the units.
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -48,11 +49,12 @@ fn the_daemon_gives_up_what_it_does_not_need_and_its_launcher_nothing() -> Resul
         }
     }
     assert_eq!(capabilities(daemon.pid(), "CapInh")?, Vec::<String>::new());
-    // Every thread of it: capabilities are a thread's own.
+    // Every thread of it: capabilities and filters are a thread's own.
     for thread in std::fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
         let status = std::fs::read_to_string(thread?.path().join("status"))?;
         let line = format!("CapEff:\t{}", field(daemon.pid(), "CapEff")?);
         assert!(status.contains(&line), "{status}");
+        assert!(status.contains("Seccomp:\t2"), "{status}");
     }
     let (launcher, ours) = (daemon.launcher(), std::process::id());
     for set in ["CapEff", "CapBnd", "NoNewPrivs", "Seccomp"] {
@@ -74,6 +76,63 @@ fn the_daemon_gives_up_what_it_does_not_need_and_its_launcher_nothing() -> Resul
     let [soft, hard] = [3, 4].map(|word| own.split_whitespace().nth(word));
     assert_eq!(soft, hard, "{own}");
     daemon.stop(&sandbox)
+}
+
+#[test]
+fn nothing_in_the_daemons_directory_is_for_everybody() -> Result<()> {
+    needs!(Root);
+    let sandbox = Sandbox::new()?;
+    let daemon = Daemon::start(&sandbox)?;
+    let mut seen = 0;
+    let mut directories = vec![sandbox.sockets()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let (kind, mode) = (entry.file_type()?, entry.metadata()?.mode() & 0o7777);
+            let name = entry.file_name().to_string_lossy().into_owned();
+            assert_eq!(entry.metadata()?.uid(), 0, "{name}");
+            // Whoever connects has to have the right to write. Only the control socket is the group's too.
+            let most = if name == "control.sock" { 0o660 } else { 0o750 };
+            assert_eq!(mode & !most, 0, "{name}: {mode:o}");
+            if kind.is_dir() {
+                directories.push(entry.path());
+            } else if kind.is_socket() {
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 3, "the shim's, the kernel's, upcallctl's");
+    daemon.stop(&sandbox)
+}
+
+/// What the unit of the daemon may say: nothing of it is inherited.
+const UNIT_KEYS: [&str; 9] = [
+    "Type",
+    "ExecStart",
+    "ExecReload",
+    "KillMode",
+    "TimeoutStopSec",
+    "WatchdogSec",
+    "WatchdogSignal",
+    "Restart",
+    "RestartSec",
+];
+
+#[test]
+fn nothing_in_the_daemons_unit_would_be_its_helpers_too() -> Result<()> {
+    let unit =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/defaults/systemd/upcalld.service");
+    let text = std::fs::read_to_string(unit)?;
+    let (_, service) = text.split_once("[Service]").context("a service")?;
+    let (service, _) = service.split_once("[Install]").context("its end")?;
+    let lines = service.lines().filter(|line| !line.starts_with('#'));
+    let keys: Vec<&str> = lines
+        .filter_map(|line| Some(line.split_once('=')?.0))
+        .collect();
+    assert!(keys.contains(&"ExecStart"), "{keys:?}");
+    let others: Vec<_> = keys.iter().filter(|key| !UNIT_KEYS.contains(key)).collect();
+    assert!(others.is_empty(), "helpers would inherit {others:?}");
+    Ok(())
 }
 
 #[test]

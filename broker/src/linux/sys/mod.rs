@@ -17,6 +17,29 @@ use upcall_helpers::wire::WaitStatus;
 
 use abi::{BpfLoad, PidfdCoreInfo, PidfdInfo};
 
+/// Every request of ioctl(2) that the daemon makes.
+pub const REQUESTS: [libc::Ioctl; 15] = [
+    libc::PIDFD_GET_USER_NAMESPACE,
+    libc::PIDFD_GET_MNT_NAMESPACE,
+    libc::PIDFD_GET_PID_NAMESPACE,
+    libc::PIDFD_GET_NET_NAMESPACE,
+    libc::PIDFD_GET_IPC_NAMESPACE,
+    libc::PIDFD_GET_UTS_NAMESPACE,
+    libc::PIDFD_GET_CGROUP_NAMESPACE,
+    libc::PIDFD_GET_TIME_NAMESPACE,
+    libc::NS_GET_USERNS,
+    libc::NS_GET_PARENT,
+    libc::NS_GET_OWNER_UID,
+    libc::NS_GET_TGID_FROM_PIDNS,
+    libc::PIDFD_GET_INFO,
+    CORE_INFO,
+    libc::FIONBIO, // std's sockets that do not block
+];
+
+/// `PIDFD_GET_INFO` with room for a core dump.
+const CORE_INFO: libc::Ioctl =
+    nix::request_code_readwrite!(0xff, 11, size_of::<PidfdCoreInfo>()) as libc::Ioctl;
+
 /// What `PIDFD_GET_INFO` (6.13) says about a process that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessInfo {
@@ -87,15 +110,13 @@ pub struct CoreInfo {
 /// # Errors
 /// As [`pidfd_info`], but for `ESRCH`; `ENOTTY` also on a kernel that knows no core dumps by pidfd.
 pub fn pidfd_core_info(pidfd: BorrowedFd<'_>) -> Result<CoreInfo, Errno> {
-    const REQUEST: libc::Ioctl =
-        nix::request_code_readwrite!(0xff, 11, size_of::<PidfdCoreInfo>()) as libc::Ioctl;
     let mut info = PidfdCoreInfo::default();
     // Asked how it ended, the kernel answers also for a process that was reaped.
     info.info.mask =
         abi::PIDFD_INFO_COREDUMP | abi::PIDFD_INFO_COREDUMP_SIGNAL | abi::PIDFD_INFO_EXIT;
     // SAFETY: the request's number carries the size of PidfdCoreInfo, and the kernel reads and writes at most that much
     // of the one that lives here.
-    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), REQUEST, &raw mut info) };
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), CORE_INFO, &raw mut info) };
     Errno::result(result)?;
     let given = info.info.mask;
     if given & abi::PIDFD_INFO_COREDUMP == 0 {

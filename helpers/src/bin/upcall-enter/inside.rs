@@ -58,7 +58,7 @@ pub(crate) fn execute(
         check(path)?;
     }
     if enter.place != Place::Host {
-        sys::filter_system_calls(&context.seccomp).at(Stage::Seccomp)?;
+        sys::filter_system_calls(&context.seccomp, 0).at(Stage::Seccomp)?;
     }
     // Whatever their flags: an open descriptor could be named by the path that is executed.
     let kept = [

@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as NixStatus, waitid};
 use nix::unistd::{getppid, pipe2};
 use upcall_helpers::clock::monotonic;
+use upcall_helpers::seccomp::Instruction;
 use upcall_helpers::seqpacket;
 use upcall_helpers::sys::{self, Fork};
 use upcall_helpers::wire::{Event, Launch, RLIMITS, Rlimit, Stage, Task, WaitStatus};
@@ -54,7 +55,7 @@ pub(crate) struct Context<'a> {
     /// Our own limits by their number.
     pub(crate) limits: Vec<Rlimit>,
     /// The filter for helpers.
-    pub(crate) seccomp: Vec<seccomp::Instruction>,
+    pub(crate) seccomp: Vec<Instruction>,
 }
 
 /// A child of the launcher's that is not reaped yet.

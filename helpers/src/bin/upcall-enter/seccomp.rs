@@ -6,19 +6,8 @@
 
 use nix::errno::Errno;
 use nix::libc;
+use upcall_helpers::seccomp::{self, ABSENT, Filter, Instruction, NEW_NAMESPACES, REFUSE, end};
 use upcall_helpers::sys::keys::operation;
-
-/// One instruction of a filter (`struct sock_filter`, linux/filter.h).
-pub(crate) type Instruction = libc::sock_filter;
-
-/// `AUDIT_ARCH_*` of linux/audit.h: a program of another architecture has other numbers.
-#[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xc000_00b7;
-
-/// Every `CLONE_NEW*` but time, which clone(2) cannot make: a helper makes no namespaces.
-const NEW_NAMESPACES: u32 = 0x7e02_0000;
 
 /// personality(2): Linux, variants of it, and asking; not turning randomisation off, not making everything executable.
 const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
@@ -39,19 +28,7 @@ const ANSWERING: [u32; 9] = [
 /// `AF_VSOCK` of socket(2), which no network namespace confines.
 const AF_VSOCK: u32 = 40;
 
-/// Where `struct seccomp_data` has the number, the architecture and the low half of the first argument.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENT: u32 = 16;
-
-/// What becomes of a system call (linux/seccomp.h).
-const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | 0x01; // EPERM
-const ABSENT: u32 = libc::SECCOMP_RET_ERRNO | 0x26; // ENOSYS
-const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
-
-/// The filter. What is allowed is a bit per number, and the word with a number's bit is found by halving: short, because
-/// the kernel compiles it anew for every helper. One comparison per number cost each of them 0.7 ms.
+/// The filter.
 ///
 /// `keys`: for helpers that answer a key, who may do with keyctl(2) what that takes, and no more: nothing that finds,
 /// links or makes another key.
@@ -59,143 +36,20 @@ const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 /// # Errors
 /// Does not fail with this list.
 pub(crate) fn filter(keys: bool) -> Result<Vec<Instruction>, Errno> {
-    // The number's bit within its word, for the end. It comes first because it ends the kernel's trying out of every
-    // number when a filter is installed: all else here would make a helper wait for that.
-    let mut program = vec![
-        load(NUMBER),
-        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 31, 0, 0),
-        instruction(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
-        load(ARCHITECTURE),
-        jump(libc::BPF_JEQ, ARCH, 1, 0),
-        end(KILL),
-        load(NUMBER),
-    ];
+    let mut filter = Filter::new(REFUSE);
     // clone3(2) has its flags in memory, where no filter sees them. "Not there" makes libc use clone(2) instead.
-    case(&mut program, libc::SYS_clone3, &[end(ABSENT)])?;
-    let namespaces = jump(libc::BPF_JSET, NEW_NAMESPACES, 0, 1);
-    case(
-        &mut program,
-        libc::SYS_clone,
-        &[load(ARGUMENT), namespaces, end(REFUSE), end(ALLOW)],
-    )?;
-    let vsock = jump(libc::BPF_JEQ, AF_VSOCK, 0, 1);
-    case(
-        &mut program,
-        libc::SYS_socket,
-        &[load(ARGUMENT), vsock, end(REFUSE), end(ALLOW)],
-    )?;
-    let mut personality = vec![load(ARGUMENT)];
-    for value in PERSONALITIES {
-        personality.extend([jump(libc::BPF_JEQ, value, 0, 1), end(ALLOW)]);
-    }
-    personality.push(end(REFUSE));
-    case(&mut program, libc::SYS_personality, &personality)?;
+    filter.case(libc::SYS_clone3, &[end(ABSENT)])?;
+    let namespaces = seccomp::no_bit_of(0, NEW_NAMESPACES, REFUSE);
+    filter.case(libc::SYS_clone, &namespaces)?;
+    let vsock = seccomp::unless_one_of(0, &[AF_VSOCK], REFUSE);
+    filter.case(libc::SYS_socket, &vsock)?;
+    let personality = seccomp::one_of(0, &PERSONALITIES, REFUSE);
+    filter.case(libc::SYS_personality, &personality)?;
     if keys {
-        let mut keyctl = vec![load(ARGUMENT)];
-        for operation in ANSWERING {
-            keyctl.extend([jump(libc::BPF_JEQ, operation, 0, 1), end(ALLOW)]);
-        }
-        keyctl.push(end(REFUSE));
-        case(&mut program, libc::SYS_keyctl, &keyctl)?;
+        let answering = seccomp::one_of(0, &ANSWERING, REFUSE);
+        filter.case(libc::SYS_keyctl, &answering)?;
     }
-
-    let words = words(COMMON.iter().chain(LEGACY))?;
-    program.push(instruction(
-        libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K,
-        5,
-        0,
-        0,
-    ));
-    let mut search = Vec::new();
-    find_word(&mut search, 0, &words)?;
-    // Each leaf of the search goes on behind the last one, with its word loaded.
-    let length = search.len();
-    for (place, instruction) in search.iter_mut().enumerate() {
-        if u32::from(instruction.code) == libc::BPF_JMP | libc::BPF_JA {
-            instruction.k = u32::try_from(length - place - 1).map_err(|_| Errno::E2BIG)?;
-        }
-    }
-    program.append(&mut search);
-    program.extend([
-        instruction(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_X, 0, 0, 0),
-        jump(libc::BPF_JSET, 1, 1, 0),
-        end(REFUSE),
-        end(ALLOW),
-    ]);
-    Ok(program)
-}
-
-/// A bit for each number, 32 to a word.
-fn words<'a>(numbers: impl Iterator<Item = &'a i64> + 'a) -> Result<Vec<u32>, Errno> {
-    let mut words = Vec::new();
-    for number in numbers {
-        let number = usize::try_from(*number).map_err(|_| Errno::EINVAL)?;
-        if words.len() <= number / 32 {
-            words.resize(number / 32 + 1, 0);
-        }
-        if let Some(word) = words.get_mut(number / 32) {
-            *word |= 1 << (number % 32);
-        }
-    }
-    Ok(words)
-}
-
-/// Code that loads the word whose place, `first` and up, is in the accumulator; a place behind the last has none.
-fn find_word(program: &mut Vec<Instruction>, first: u32, words: &[u32]) -> Result<(), Errno> {
-    match words {
-        [] => program.push(end(REFUSE)),
-        [word] => program.extend([
-            jump(libc::BPF_JEQ, first, 1, 0),
-            end(REFUSE),
-            instruction(libc::BPF_LD | libc::BPF_IMM, *word, 0, 0),
-            instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, 0),
-        ]),
-        _ => {
-            let (low, high) = words.split_at(words.len() / 2);
-            let middle = first + u32::try_from(low.len()).map_err(|_| Errno::E2BIG)?;
-            let mut below = Vec::new();
-            find_word(&mut below, first, low)?;
-            program.push(jump(libc::BPF_JGE, middle, distance(below.len())?, 0));
-            program.append(&mut below);
-            find_word(program, middle, high)?;
-        }
-    }
-    Ok(())
-}
-
-/// Code for one number that is more than allowed or refused.
-fn case(program: &mut Vec<Instruction>, number: i64, code: &[Instruction]) -> Result<(), Errno> {
-    let number = u32::try_from(number).map_err(|_| Errno::EINVAL)?;
-    program.push(jump(libc::BPF_JEQ, number, 0, distance(code.len())?));
-    program.extend_from_slice(code);
-    Ok(())
-}
-
-/// A jump forward reaches 255 instructions.
-fn distance(length: usize) -> Result<u8, Errno> {
-    u8::try_from(length).map_err(|_| Errno::E2BIG)
-}
-
-fn load(offset: u32) -> Instruction {
-    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
-}
-
-fn jump(condition: u32, value: u32, yes: u8, no: u8) -> Instruction {
-    instruction(libc::BPF_JMP | condition | libc::BPF_K, value, yes, no)
-}
-
-fn end(action: u32) -> Instruction {
-    instruction(libc::BPF_RET | libc::BPF_K, action, 0, 0)
-}
-
-fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> Instruction {
-    // All codes have 16 bits.
-    Instruction {
-        code: u16::try_from(code).unwrap_or(0),
-        jt,
-        jf,
-        k,
-    }
+    filter.allowing(COMMON.iter().chain(LEGACY).copied())
 }
 
 /// Allowed whatever the arguments, on every architecture.
@@ -298,77 +152,18 @@ const LEGACY: &[i64] = &[];
 
 #[cfg(test)]
 mod tests {
+    use upcall_helpers::seccomp::{ALLOW, X32, verdict};
+
     use super::*;
 
-    /// Runs the filter as the kernel would (the instructions it is made of).
-    fn run(program: &[Instruction], number: u32, arch: u32, argument: u32) -> u32 {
-        let (mut place, mut value, mut index) = (0, 0, 0);
-        loop {
-            let now = program[place];
-            place += 1;
-            let code = u32::from(now.code);
-            match code & 7 {
-                libc::BPF_LD if code & libc::BPF_ABS == 0 => value = now.k,
-                libc::BPF_LD => {
-                    value = match now.k {
-                        NUMBER => number,
-                        ARCHITECTURE => arch,
-                        ARGUMENT => argument,
-                        other => panic!("load {other}"),
-                    }
-                }
-                libc::BPF_RET => return now.k,
-                libc::BPF_MISC => index = value,
-                libc::BPF_ALU => {
-                    let operand = if code & libc::BPF_X == 0 {
-                        now.k
-                    } else {
-                        index
-                    };
-                    value = match code & 0xf0 {
-                        libc::BPF_AND => value & operand,
-                        libc::BPF_RSH => value >> operand,
-                        other => panic!("operation {other:x}"),
-                    };
-                }
-                libc::BPF_JMP => {
-                    let holds = match code & 0xf0 {
-                        libc::BPF_JA => {
-                            place += usize::try_from(now.k).unwrap();
-                            continue;
-                        }
-                        libc::BPF_JEQ => value == now.k,
-                        libc::BPF_JGE => value >= now.k,
-                        libc::BPF_JSET => value & now.k != 0,
-                        other => panic!("jump {other:x}"),
-                    };
-                    place += usize::from(if holds { now.jt } else { now.jf });
-                }
-                other => panic!("class {other}"),
-            }
-        }
-    }
-
     fn on(number: i64, argument: u32) -> u32 {
-        run(
-            &filter(false).unwrap(),
-            u32::try_from(number).unwrap(),
-            ARCH,
-            argument,
-        )
+        verdict(&filter(false).unwrap(), number, &[argument]).unwrap()
     }
 
     #[test]
     fn who_answers_a_key_may_do_that_and_nothing_else_with_keys() {
         let program = filter(true).unwrap();
-        let keyctl = |operation| {
-            run(
-                &program,
-                u32::try_from(libc::SYS_keyctl).unwrap(),
-                ARCH,
-                operation,
-            )
-        };
+        let keyctl = |operation| verdict(&program, libc::SYS_keyctl, &[operation]).unwrap();
         for operation in 0..64 {
             let wanted = if ANSWERING.contains(&operation) {
                 ALLOW
@@ -378,18 +173,13 @@ mod tests {
             assert_eq!(keyctl(operation), wanted, "{operation}");
         }
         for other in [libc::SYS_add_key, libc::SYS_request_key, libc::SYS_mount] {
-            let result = run(&program, u32::try_from(other).unwrap(), ARCH, 0);
-            assert_eq!(result, REFUSE, "{other}");
+            assert_eq!(verdict(&program, other, &[]), Some(REFUSE), "{other}");
         }
     }
 
     #[test]
     fn exactly_what_is_listed_is_allowed() {
-        let listed: Vec<u32> = COMMON
-            .iter()
-            .chain(LEGACY)
-            .map(|number| u32::try_from(*number).unwrap())
-            .collect();
+        let listed: Vec<i64> = COMMON.iter().chain(LEGACY).copied().collect();
         let special = [
             libc::SYS_clone,
             libc::SYS_clone3,
@@ -397,8 +187,9 @@ mod tests {
             libc::SYS_personality,
         ];
         let program = filter(false).unwrap();
-        for number in (0..1024).chain([u32::MAX, 0x4000_0000, 0x4000_0001]) {
-            if special.contains(&i64::from(number)) {
+        let far = [i64::from(u32::MAX), i64::from(X32), i64::from(X32) + 1];
+        for number in (0..1024).chain(far) {
+            if special.contains(&number) {
                 continue;
             }
             let expected = if listed.contains(&number) {
@@ -406,17 +197,9 @@ mod tests {
             } else {
                 REFUSE
             };
-            assert_eq!(
-                run(&program, number, ARCH, 0),
-                expected,
-                "system call {number}"
-            );
+            let is = verdict(&program, number, &[]);
+            assert_eq!(is, Some(expected), "system call {number}");
         }
-        assert_eq!(
-            run(&program, 0, 0x4000_0003, 0),
-            KILL,
-            "a 32-bit program's numbers are others"
-        );
     }
 
     #[test]
