@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Stdio;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use upcall_e2e::command::{command, run};
 use upcall_e2e::hook;
 use upcall_e2e::needs;
@@ -38,7 +39,7 @@ fn a_setuid_programs_core_is_roots_alone_and_stays_on_the_host() -> Result<()> {
     needs!(HostHooks, Root, Runc);
     let scene = HostScene::new(&format!("{ANYWHERE}store = {{ ignore_limit = true }}\n"))?;
     hook::suid_dumpable(&scene.hook, "2")?;
-    let setuid = |path: &std::path::Path, owner: u32| -> Result<()> {
+    let setuid = |path: &Path, owner: u32| -> Result<()> {
         scene.sandbox.program("crash-me", path)?;
         chown(path, Some(owner), Some(owner))?;
         Ok(std::fs::set_permissions(
@@ -81,6 +82,45 @@ fn a_setuid_programs_core_is_roots_alone_and_stays_on_the_host() -> Result<()> {
     container.crash(plain)?;
     assert_eq!(scene.record(plain)?.outcome, Outcome::Done);
     assert!(sang(container.root()));
+    drop(container);
+    scene.end()
+}
+
+#[test]
+fn a_core_of_a_program_with_file_capabilities_is_roots_alone_and_stays_on_the_host() -> Result<()> {
+    // What it may read its user may not, although no id of it has changed.
+    needs!(HostHooks, Root, Runc);
+    let setcap = upcall_e2e::skip::find("setcap").context("setcap (libcap2-bin)")?;
+    let scene = HostScene::new(&format!("{ANYWHERE}store = {{ ignore_limit = true }}\n"))?;
+    hook::suid_dumpable(&scene.hook, "2")?;
+    let capable = |path: &Path| -> Result<()> {
+        scene.sandbox.program("crash-me", path)?;
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
+        run(command(&setcap).arg("cap_net_raw+ep").arg(path)).map(drop)
+    };
+    let program = scene.sandbox.path("bin/capable");
+    capable(&program)?;
+    let mut victim = command(&program);
+    victim.uid(NOBODY).gid(NOBODY).current_dir("/");
+    let mut victim = victim.stdin(Stdio::null()).spawn()?;
+    victim.wait()?;
+    roots_alone(&scene, &scene.record(victim.id())?)?;
+    let container = Runc::new("web")
+        .with(|bundle| {
+            bundle.no_new_privs = false;
+            bundle.capabilities.push("CAP_NET_RAW".to_owned());
+        })
+        .root(canary())
+        .start(&scene.sandbox)?;
+    capable(&container.root().inside("/capable"))?;
+    // By a shell, which has none of them any more: runc itself had.
+    let victim = ["/bin/sh", "-c", "exec /capable --wait"];
+    let victim = container.victim_by(1000, &victim)?;
+    container.crash(victim)?;
+    let record = scene.record(victim)?;
+    roots_alone(&scene, &record)?;
+    assert_eq!(record.verdict.host_only.as_deref(), Some("not_dumpable"));
+    assert!(!sang(container.root()));
     drop(container);
     scene.end()
 }

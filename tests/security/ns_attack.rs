@@ -8,6 +8,7 @@ mod evasion;
 mod identity;
 mod kernel_socket;
 mod outside;
+mod races;
 mod reuse;
 mod runtimes;
 mod socket;
