@@ -143,6 +143,7 @@ uninstall: ## puts the hooks back, then removes the files
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,tmpfiles.d/upcalld.conf sysusers.d/upcalld.conf)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(COMPLETIONS))
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(notdir $(wildcard docs/man/*.8)))
+	@if [ -z "$(DESTDIR)" ]; then rm -f /run/upcalld.lock; fi
 	@echo 'kept: records, cores and rules of yours in $(DESTDIR)/var/lib/upcalld and $(DESTDIR)/etc/upcalld'
 
 deb: ## a Debian package of it

@@ -16,6 +16,17 @@ pub fn cgroup2() -> Option<PathBuf> {
     mounted("")
 }
 
+/// Where every hierarchy is mounted.
+pub fn hierarchies() -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let words = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let cgroups = words.filter(|words| matches!(words.get(2), Some(&("cgroup" | "cgroup2"))));
+    let places = cgroups.filter_map(|words| words.get(1).map(PathBuf::from));
+    places.collect()
+}
+
 /// Where the hierarchy with these controllers is mounted, named as /proc/PID/cgroup does; cgroup2's is "".
 pub fn mounted(controllers: &str) -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;

@@ -17,9 +17,9 @@ use nix::sys::socket::{
 };
 use upcalld::hooks::pattern;
 
-use crate::cgroup::cgroup2;
 use crate::command::{command, until};
 use crate::container::{children, pid_of, runs};
+use crate::leftovers::{Before, left_nothing};
 use crate::records::Records;
 use crate::sandbox::Sandbox;
 
@@ -72,6 +72,7 @@ pub struct Daemon {
     launcher: u32,
     log: PathBuf,
     records: Records,
+    before: Before,
 }
 
 impl Daemon {
@@ -177,6 +178,7 @@ impl Daemon {
             .copied()
             .context("upcalld has no launcher")?;
         Ok(Self {
+            before: Before::of(child.id(), launcher),
             child,
             launcher,
             log,
@@ -271,17 +273,18 @@ impl Daemon {
         Ok(())
     }
 
-    /// Ends it and looks for what it should not have left: a process, a cgroup, an open record.
+    /// Ends it and looks for what it should not have left: descriptors, a process, a cgroup, an open record, half a file.
     ///
     /// # Errors
     /// It fails, or left something.
     pub fn stop(self, sandbox: &Sandbox) -> Result<()> {
-        let launcher = self.launcher;
+        self.before.is_again()?;
+        let (launcher, workers) = (self.launcher, self.before.workers());
         self.ends()?;
         until(PATIENCE, "the launcher's end", || {
             (!runs(launcher)).then_some(())
         })?;
-        left_nothing(sandbox)
+        left_nothing(sandbox, &workers)
     }
 
     /// Ends it; what its launcher has begun goes on.
@@ -299,80 +302,6 @@ impl Daemon {
             self.log()
         );
         Ok(())
-    }
-}
-
-/// Whether everything that a sandbox's daemon began has ended and is cleared away.
-///
-/// # Errors
-/// Something is left; the error says what.
-pub fn left_nothing(sandbox: &Sandbox) -> Result<()> {
-    let nothing = until(Duration::from_secs(3), "everything to be gone", || {
-        leftovers(sandbox).is_empty().then_some(())
-    });
-    nothing.map_err(|_| anyhow::anyhow!("left behind: {}", leftovers(sandbox).join(", ")))
-}
-
-fn leftovers(sandbox: &Sandbox) -> Vec<String> {
-    let mut left = Vec::new();
-    let shim = sandbox.libexec().join("core");
-    let shim = shim.as_os_str().as_encoded_bytes();
-    let ids: Vec<String> = Records::at(&sandbox.state())
-        .all()
-        .into_iter()
-        .map(|r| r.id)
-        .collect();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if !entry
-            .file_name()
-            .to_str()
-            .and_then(|pid| pid.parse().ok())
-            .is_some_and(runs)
-        {
-            continue;
-        }
-        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        let ours = words.starts_with(shim)
-            || ids
-                .iter()
-                .any(|id| cgroup.contains(&format!("upcall-{id}")));
-        if ours {
-            let name = entry.file_name();
-            left.push(format!(
-                "process {} {}",
-                name.display(),
-                words.escape_ascii()
-            ));
-        }
-    }
-    let open = std::fs::read_dir(sandbox.state().join("open"));
-    for entry in open.into_iter().flatten().flatten() {
-        left.push(format!("open record {}", entry.file_name().display()));
-    }
-    if let Some(mount) = cgroup2() {
-        cgroups(&mount, 0, &mut |path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name
-                .strip_prefix("upcall-")
-                .is_some_and(|id| ids.iter().any(|known| known == id))
-            {
-                left.push(format!("cgroup {}", path.display()));
-            }
-        });
-    }
-    left
-}
-
-fn cgroups(path: &Path, depth: u32, see: &mut impl FnMut(&Path)) {
-    if depth > 8 {
-        return;
-    }
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            see(&entry.path());
-            cgroups(&entry.path(), depth + 1, see);
-        }
     }
 }
 

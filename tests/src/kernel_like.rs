@@ -1,7 +1,7 @@
 //! An upcall as the kernel makes it, without the kernel: the real shim, started as a helper of the kernel's is, for a
 //! process that lives and does not crash. So most of upcalld can be tried without touching core_pattern.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -136,10 +136,30 @@ impl CoreDump {
     /// # Errors
     /// As pipe(2), posix_spawn(3).
     pub fn start(&self, sandbox: &Sandbox) -> Result<Started> {
+        self.start_by(sandbox, &[])
+    }
+
+    /// Starts what becomes the shim when it is continued: it stops itself first.
+    ///
+    /// # Errors
+    /// As [`CoreDump::start`]; it does not stop.
+    pub fn start_stopped(&self, sandbox: &Sandbox) -> Result<Started> {
+        let by = [c"/bin/sh", c"-c", c"kill -STOP $$; exec \"$0\" \"$@\""];
+        let started = self.start_by(sandbox, &by)?;
+        let status = format!("/proc/{}/status", started.shim);
+        until(Duration::from_secs(10), "its stop", || {
+            let status = std::fs::read_to_string(&status).ok()?;
+            status.contains("State:\tT").then_some(())
+        })?;
+        Ok(started)
+    }
+
+    fn start_by(&self, sandbox: &Sandbox, by: &[&CStr]) -> Result<Started> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         let program = sandbox.libexec().join("core");
         let hooks = format!("--hooks={}", sandbox.hooks().display());
-        let mut argv = vec![word(program.as_os_str())?, CString::new(hooks)?];
+        let mut argv: Vec<CString> = by.iter().map(|word| (*word).to_owned()).collect();
+        argv.extend([word(program.as_os_str())?, CString::new(hooks)?]);
         for specifier in CORE_WORDS {
             let word = self.words.iter().find(|(known, _)| *known == specifier);
             let (_, text) = word.with_context(|| format!("a word for {specifier}"))?;
@@ -154,7 +174,7 @@ impl CoreDump {
         }
         let attributes = PosixSpawnAttr::init()?;
         let environment: [CString; 0] = [];
-        let path = word(program.as_os_str())?;
+        let path = argv.first().context("a program")?.clone();
         let shim = posix_spawn(path.as_c_str(), &actions, &attributes, &argv, &environment)?;
         drop(read);
         let (core, rest) = (self.core.clone(), self.pause);
@@ -201,6 +221,18 @@ impl Started {
         nix::sys::signal::kill(self.shim, nix::sys::signal::Signal::SIGKILL)?;
         waitpid(self.shim, None)?;
         Ok(())
+    }
+
+    /// Waits until a shim has ended anyhow, and the core was taken or nobody can take it any more.
+    ///
+    /// # Errors
+    /// Somebody holds the pipe and does not read.
+    pub fn over(self) -> Result<()> {
+        // Whoever traced it may have waited for it.
+        let _ = waitpid(self.shim, None);
+        until(Duration::from_secs(20), "the core's end", || {
+            self.writer.is_finished().then_some(())
+        })
     }
 
     /// Whether the shim has ended.

@@ -44,6 +44,8 @@ pub mod key_hook;
 #[cfg(feature = "harness")]
 pub mod leader;
 #[cfg(feature = "harness")]
+pub mod leftovers;
+#[cfg(feature = "harness")]
 pub mod lxc;
 #[cfg(feature = "harness")]
 pub mod machine;
@@ -79,6 +81,8 @@ pub mod smb;
 pub mod steps;
 #[cfg(feature = "harness")]
 pub mod sys;
+#[cfg(feature = "harness")]
+pub mod tracer;
 #[cfg(feature = "harness")]
 pub mod usermode_helper;
 #[cfg(feature = "harness")]

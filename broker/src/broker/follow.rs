@@ -10,7 +10,8 @@ use upcall_helpers::wire::{Event, Report, Stage, WaitStatus};
 use super::monotonic;
 use super::perform::{Work, fail};
 use super::reason::{self, Explained};
-use crate::launch::Slot;
+use crate::launch::{Launcher, Slot};
+use crate::linux::parse::CgroupLine;
 use crate::store::record::{Action, Outcome};
 
 /// A launch whose end is not known yet.
@@ -63,8 +64,10 @@ impl Work<'_> {
             let Some(slot) = Slot::from_number(report.slot) else {
                 continue;
             };
-            if matches!(report.event, Event::Gone { .. }) {
+            if let Event::Gone { status } = report.event {
                 self.alive = self.alive.saturating_sub(1);
+                self.launcher()
+                    .gone(self.open.id(), slot, status, self.where_it_is());
             }
             // What still comes of a launch that has its end changes nothing.
             let of = |going: &Going| going.slot == slot;
@@ -148,7 +151,6 @@ impl Work<'_> {
                 let wrong = if silent {
                     reason::ended(*status, false, &program)
                 } else {
-                    self.end_leftover(slot);
                     let message = format!("{program} ended without a word: {status:?}");
                     Some(Explained {
                         reason: Reason::HelperSignal,
@@ -187,13 +189,14 @@ impl Work<'_> {
         self.broker.spooled.notify_one();
     }
 
-    /// A keeper that was killed leaves its helper's cgroup, and whoever is in it.
-    fn end_leftover(&self, slot: Slot) {
-        if let (true, Some(container)) = (slot.has_keeper(), &self.container) {
-            let place = container.leader.cgroups.clone();
-            let (launcher, id) = (Arc::clone(&self.broker.launcher), self.open.id().to_owned());
-            tokio::task::spawn_blocking(move || launcher.end_helper(&id, slot, &place));
-        }
+    /// The cgroups of the container, which helpers' are below.
+    pub(super) fn where_it_is(&self) -> &[CgroupLine] {
+        let container = self.container.as_ref();
+        container.map_or(&[], |container| &container.leader.cgroups)
+    }
+
+    fn launcher(&self) -> &Arc<Launcher> {
+        &self.broker.launcher
     }
 
     fn launcher_gone(&mut self) -> Explained {

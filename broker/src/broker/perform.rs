@@ -8,6 +8,7 @@ mod outcome;
 mod takers;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -28,6 +29,7 @@ use crate::identify::core::CoreWords;
 use crate::intake::call::{Caller, CoreCall, KernelPipe};
 use crate::launch::{Launcher, Slot};
 use crate::linux::coresock::Answer;
+use crate::linux::parse::CgroupLine;
 use crate::resolve::Container;
 use crate::store::ledger::Tokens;
 use crate::store::record::{Action, Outcome};
@@ -56,17 +58,25 @@ pub(super) struct Leftover {
     id: String,
     reports: UnboundedReceiver<Report>,
     alive: usize,
+    /// Where their cgroups are.
+    place: Vec<CgroupLine>,
 }
 
 impl Leftover {
     /// Waits until the launcher has reaped them all: until then they count as running.
-    pub(super) async fn gone(mut self, launcher: &Launcher) {
+    pub(super) async fn gone(mut self, launcher: &Arc<Launcher>) {
         while self.alive > 0 {
             match self.reports.recv().await {
                 Some(Report {
-                    event: Event::Gone { .. },
+                    event: Event::Gone { status },
+                    slot,
                     ..
-                }) => self.alive -= 1,
+                }) => {
+                    self.alive -= 1;
+                    if let Some(slot) = Slot::from_number(slot) {
+                        launcher.gone(&self.id, slot, status, &self.place);
+                    }
+                }
                 Some(_) => {}
                 None => break,
             }
@@ -147,6 +157,7 @@ impl Broker {
         };
         work.refused(&plan);
         work.run_plan(plan).await;
+        work.give_room_back();
         if let Some(kernel) = work.kernel.take() {
             // Nobody is to read it: that ends the dump.
             work.caller.refuse(&kernel);
@@ -155,6 +166,7 @@ impl Broker {
         let (outcome, reason, message) = work.outcome();
         let leftover = Leftover {
             id,
+            place: work.where_it_is().to_vec(),
             reports: work.reports,
             alive: work.alive,
         };

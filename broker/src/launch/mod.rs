@@ -18,7 +18,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use tokio::sync::mpsc;
 use upcall_config::plan::{Compress, Program, Run, Store};
-use upcall_helpers::wire::{EncodeError, Exec, FdRole, Launch, Report, Task, cgroup_name};
+use upcall_helpers::wire::{
+    EncodeError, Exec, FdRole, Launch, Report, Task, WaitStatus, cgroup_name,
+};
 
 use crate::intake::call::KernelPipe;
 use crate::linux::cgroup::Cgroups;
@@ -279,6 +281,15 @@ impl Launcher {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id.as_bytes());
+    }
+
+    /// A process of a launch was reaped. A keeper that was killed, also after its last word, has left its helper's cgroup and
+    /// whoever is in that, which are ended.
+    pub fn gone(self: &Arc<Self>, id: &str, slot: Slot, status: WaitStatus, place: &[CgroupLine]) {
+        if status != WaitStatus::Exited(0) && slot.has_keeper() {
+            let (launcher, id, place) = (Arc::clone(self), id.to_owned(), place.to_vec());
+            tokio::task::spawn_blocking(move || launcher.end_helper(&id, slot, &place));
+        }
     }
 
     /// Ends what is left of a launch whose keeper did not end it: everything in its cgroup, at or above `place`.

@@ -142,18 +142,22 @@ impl Cgroups {
             .unwrap_or_default()
     }
 
-    /// Ends everything in the child `name` of a process's cgroup2 cgroup or of one above it, or of `/upcalld`, and takes
-    /// the child away: what is left of a helper whose keeper was killed. Waits a moment for those who end.
+    /// Ends everything in the child `name` of a process's cgroup2 cgroup, of our own, of one above them, or of `/upcalld`, and
+    /// takes the child away: what is left of a helper whose keeper was killed. Waits a moment for those who end.
     pub fn end_child(&self, place: &[CgroupLine], name: &str) {
         for mount in std::iter::once(self.unified.as_fd()).chain(self.memory_v1()) {
             if let Ok(parent) = directory(mount, format!("/{LIMITED}").as_bytes()) {
                 end(&parent, name);
             }
         }
-        let Some(line) = place.iter().find(|line| line.controllers.is_empty()) else {
-            return;
-        };
-        let mut path = line.path.as_slice();
+        for lines in [place, &self.own] {
+            if let Some(line) = lines.iter().find(|line| line.controllers.is_empty()) {
+                self.end_at_or_above(&line.path, name);
+            }
+        }
+    }
+
+    fn end_at_or_above(&self, mut path: &[u8], name: &str) {
         loop {
             if let Ok(parent) = directory(self.unified.as_fd(), path) {
                 end(&parent, name);

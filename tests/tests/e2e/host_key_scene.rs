@@ -7,6 +7,7 @@ use upcall_e2e::command::{command, run};
 use upcall_e2e::container::Container;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::key_hook::HostKeyHook;
+use upcall_e2e::leftovers::no_authority;
 use upcall_e2e::sandbox::Sandbox;
 use upcalld::store::record::{Key, Record};
 
@@ -62,6 +63,7 @@ impl KeyScene {
 
     /// Puts everything back, and looks whether it is.
     pub(crate) fn end(self) -> Result<()> {
+        no_authority()?;
         self.hook.put_back()?;
         self.daemon.stop(&self.sandbox)
     }

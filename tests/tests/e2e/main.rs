@@ -81,6 +81,8 @@ mod ns_file;
 #[cfg(test)]
 mod ns_helpers;
 #[cfg(test)]
+mod ns_killed;
+#[cfg(test)]
 mod ns_limits;
 #[cfg(test)]
 mod ns_machine;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use upcall_e2e::command::{pause, until};
-use upcall_e2e::daemon::{Daemon, left_nothing};
+use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::leader::Leader;
+use upcall_e2e::leftovers::left_nothing;
 use upcall_e2e::needs;
 use upcall_e2e::records::{Records, action, said};
 use upcall_e2e::runc::Runc;
@@ -38,7 +39,7 @@ fn without_a_daemon_the_shim_keeps_the_core() -> Result<()> {
     let process = &spooled.process;
     assert!(process.proven && process.status.starts_with(b"Name:"));
     assert_eq!(process.namespaces.first(), leader.namespaces.get("user"));
-    left_nothing(&sandbox)
+    left_nothing(&sandbox, &[])
 }
 
 #[test]
@@ -179,7 +180,7 @@ fn what_was_not_begun_when_the_daemon_was_killed_is_the_shims() -> Result<()> {
     let ended = started.wait()?;
     assert_eq!((ended.code, ended.taken), (0, true));
     assert_eq!(spooled(&sandbox)?.0, dump.core());
-    left_nothing(&sandbox)
+    left_nothing(&sandbox, &[])
 }
 
 #[test]
@@ -271,7 +272,7 @@ fn rules_with_a_mistake_do_not_start_a_daemon() -> Result<()> {
         error.contains("bad-size") && error.contains("50-test.toml:3"),
         "{error}"
     );
-    left_nothing(&sandbox)
+    left_nothing(&sandbox, &[])
 }
 
 #[test]

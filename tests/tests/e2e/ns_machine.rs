@@ -285,7 +285,7 @@ fn installed_started_again_upgraded_and_removed() -> Result<()> {
     assert!(scene.sh("ls /var/lib/upcalld/records")?.lines().count() >= 46);
     let processes = scene.sh("ps -eo args | grep '[u]pcall' || true")?;
     assert_eq!(processes, "");
-    scene.sh("dpkg -P upcalld; rm -r /run/systemd/system/upcalld*.d /root/upcalld*")?;
+    scene.sh("dpkg -P upcalld; rm -r /run/systemd/system/upcalld*.d /root/upcalld* /run/kernel/upcalld.lock")?;
     assert_eq!(files(&scene.machine)?, Vec::<String>::new(), "afterwards");
     assert!(scene.sh("getent group upcall").is_err());
     let failed = scene.machine.run(&[

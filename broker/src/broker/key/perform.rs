@@ -164,8 +164,8 @@ impl Work<'_> {
         drop(fds);
         drop(here.fds);
         self.follow(run.timeout()).await;
-        if self.done.answer.is_none() {
-            // The shim was ended, and its keeper may not have noticed.
+        if self.done.wrong.is_some() {
+            // The shim was ended and its keeper may not have noticed, or the keeper was.
             let place = self.target.container.map(|c| c.leader.cgroups.clone());
             let (place, id) = (place.unwrap_or_default(), self.open.id().to_owned());
             let launcher = Arc::clone(&self.broker.launcher);

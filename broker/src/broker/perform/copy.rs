@@ -19,6 +19,7 @@ use crate::store::records::now_micros;
 impl Work<'_> {
     /// Takes room for a copy; without any the record says so, and there is none.
     pub(super) fn room_for(&mut self, store: Store) -> Option<Store> {
+        self.give_room_back();
         let (begun, gone) = self.broker.ledger.begin(&self.tenant.share());
         self.broker.told_gone(gone);
         match begun {
@@ -38,6 +39,15 @@ impl Work<'_> {
                 self.wrong(wrong);
                 None
             }
+        }
+    }
+
+    /// Gives back room for a copy that nobody has begun to keep.
+    pub(super) fn give_room_back(&mut self) {
+        if self.tokens.take().is_some() {
+            let (id, share) = (self.open.id(), self.tenant.share());
+            let gone = self.broker.ledger.end(id, &share, 0, None);
+            self.broker.told_gone(gone);
         }
     }
 
