@@ -2,7 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -134,6 +135,30 @@ fn at_no_step_does_the_end_of_a_containers_init_leave_anything() -> Result<()> {
     scene.end()
 }
 
+/// Whoever has taken the container's ids or users, and has not executed yet, has no way out and not the kernel's pipe.
+fn only_what_he_needs(pid: u32, container: &Container, pipe: &Path) -> Result<()> {
+    let (joiner, init) = (Leader::read(pid)?, container.leader()?);
+    let joined = joiner.namespaces.get("user") == init.namespaces.get("user");
+    if !joined || joiner.field("NoNewPrivs") == "0" && container.name() == "plain" {
+        return Ok(());
+    }
+    let file = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    let root = file(container.root().path())?;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        let to = std::fs::read_link(entry.path())?;
+        assert_ne!(to, pipe, "the kernel's pipe");
+        // A /proc of the host's, which is no way to the host's files without the right to trace.
+        let own = to == Path::new("/proc") || file(&entry.path())? == root;
+        let text = to.to_string_lossy();
+        let known = ["pipe:", "anon_inode:", "/memfd:", "/dev/null", "/helper"];
+        assert!(
+            own || known.iter().any(|known| text.starts_with(known)),
+            "{text}"
+        );
+    }
+    Ok(())
+}
+
 /// Robs whoever enters at every one of his steps, and has him enter until none is left; how many there were.
 fn at_every_step(scene: &Scene, container: &Container, signal: &str) -> Result<usize> {
     let mut robber = Robber::start(container)?;
@@ -145,6 +170,7 @@ fn at_every_step(scene: &Scene, container: &Container, signal: &str) -> Result<u
         let before = scene.ids();
         let keeper = scene.daemon.keeper()?;
         let (mut joiner, started) = Followed::child_of(keeper, || dump.start(&scene.sandbox))?;
+        let pipe = std::fs::read_link(format!("/proc/{}/fd/0", started.shim()))?;
         let (begun, mut at) = (Instant::now(), 0);
         let mut over = false;
         while begun.elapsed() < HELD {
@@ -156,6 +182,7 @@ fn at_every_step(scene: &Scene, container: &Container, signal: &str) -> Result<u
                 }
                 Step::Ended => bail!("it ended at step {at}"),
             }
+            only_what_he_needs(joiner.pid(), container, &pipe)?;
             if at > done {
                 let gained = robber.rob(joiner.pid())?;
                 assert_eq!(gained, "", "{}, {signal}, at step {at}", container.name());
