@@ -1,12 +1,16 @@
 //! Attacks on whoever reads a container's files for a program of the host's that runs beside it.
 
-use std::os::unix::fs::PermissionsExt;
+use std::cell::RefCell;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::Result;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::mkfifo;
+use upcall_e2e::fuse::{Fuse, Silent};
 use upcall_e2e::needs;
+use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
 use upcall_e2e::watch::Watch;
 use upcalld::store::record::Outcome;
@@ -60,14 +64,12 @@ fn a_device_in_the_place_of_a_file_is_not_even_opened() -> Result<()> {
         ("node", |path, _| device(path)),
         ("link", |path, other| {
             device(&other.join("node"))?;
-            Ok(std::os::unix::fs::symlink("/dev-of-its-own/node", path)?)
+            Ok(symlink("/dev-of-its-own/node", path)?)
         }),
         ("fifo", |path, _| {
             Ok(mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?)
         }),
-        ("proc", |path, _| {
-            Ok(std::os::unix::fs::symlink("/proc/1/exe", path)?)
-        }),
+        ("proc", |path, _| Ok(symlink("/proc/1/exe", path)?)),
     ];
     for (name, lay) in attacks {
         drop(std::fs::remove_file(&resolv));
@@ -84,5 +86,39 @@ fn a_device_in_the_place_of_a_file_is_not_even_opened() -> Result<()> {
     container.exec(&["/bin/sh", "-c", ": < /dev-of-its-own/node"])?;
     assert_eq!(ours()?, ["node"]);
     drop(container);
+    scene.end()
+}
+
+#[test]
+fn a_file_that_its_server_never_brings_is_not_waited_for() -> Result<()> {
+    needs!(HostHooks, Root, Runc, Fuse);
+    let scene = KeyScene::new(RULES)?;
+    for silent in [Silent::Lookups, Silent::Reads] {
+        let server = Rc::new(RefCell::new(None));
+        let mounted = Rc::clone(&server);
+        let container = Runc::new(&format!("{silent:?}"))
+            .user_namespace()
+            .root(move |root| {
+                let at = root.inside("/fuse");
+                std::fs::create_dir(&at)?;
+                mounted.replace(Some(Fuse::mount(&at, silent)?));
+                symlink("/fuse/file", root.inside("/etc/resolv.conf"))?;
+                Ok(())
+            })
+            .start(&scene.sandbox)?;
+        let description = format!("{silent:?}.example");
+        // Its server goes when this has ended: the answer comes before that, or never.
+        let said = ask_in(&container, &["dns_resolver", &description, ""])?;
+        assert!(!said.starts_with("key "), "{silent:?}: {said}");
+        let record = scene.record(&description)?;
+        let run = action(&record, "run")?;
+        assert_eq!(
+            run.stage.as_deref(),
+            Some("files"),
+            "{silent:?}: {record:?}"
+        );
+        drop(server);
+        drop(container);
+    }
     scene.end()
 }

@@ -113,7 +113,8 @@ fn copy(proc: &OwnedFd, enter: &Enter, copies: &mut [File]) -> Result<(), Errno>
             return Err(Errno::EACCES);
         }
         let again = format!("self/fd/{}", place.as_raw_fd());
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        // Nor is a lease of the tenant's waited for (fcntl(2), F_SETLEASE).
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = openat(proc, again.as_str(), flags, Mode::empty())?;
         let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
         let mut bytes = Vec::new();
