@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
 use upcall_e2e::cgroup::{self, Child};
-use upcall_e2e::container::Container;
+use upcall_e2e::container::{Container, pid_of};
 use upcall_e2e::kernel_like::CoreDump;
+use upcall_e2e::lxc::{self, Lxc};
 use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
 use upcalld::store::record::Record;
@@ -76,6 +78,41 @@ fn an_init_that_moves_below_its_own_cgroup_takes_nobody_out() -> Result<()> {
     denied(&record, &container);
     container.end_of(process)?;
     drop(inner);
+    drop(container);
+    scene.end()
+}
+
+/// LXC's monitor, which is stopped until this is dropped.
+struct Stopped(u32);
+
+impl Stopped {
+    fn monitor_of(container: &Container) -> Result<Self> {
+        let monitor: u32 = container.leader()?.field("PPid").parse()?;
+        kill(pid_of(monitor), Signal::SIGSTOP)?;
+        Ok(Self(monitor))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill(pid_of(self.0), Signal::SIGCONT);
+    }
+}
+
+#[test]
+fn whose_monitor_is_kept_busy_is_not_the_hosts_for_that() -> Result<()> {
+    // LXC's monitor listens in the host's network to everybody, and reads what root in it begins to say until it ends.
+    needs!(Root, Lxc);
+    let scene = Scene::with_settings(lxc::SETTINGS, DENIED)?;
+    let container = Lxc::new("web").start(&scene.sandbox)?;
+    let process = container.child()?;
+    let dump = CoreDump::of(process)?;
+    let (record, _) = scene.dump(&dump)?;
+    assert!(record.container.is_some(), "{record:?}");
+    let busy = Stopped::monitor_of(&container)?;
+    let (record, _) = scene.dump(&dump)?;
+    denied(&record, &container);
+    drop(busy);
     drop(container);
     scene.end()
 }

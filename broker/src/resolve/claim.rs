@@ -55,6 +55,8 @@ pub enum Init {
         /// Who answers for it.
         of: Supervisor,
     },
+    /// Nobody says which process that is, although there is such a container: who should does not answer.
+    Untold,
 }
 
 /// The process of the host that made a container and waits for its end.
@@ -67,10 +69,11 @@ pub enum Supervisor {
 }
 
 impl Init {
-    /// Its number.
+    /// Its number; 0 for one that nobody tells.
     pub fn pid(&self) -> u32 {
         match self {
             Self::Started { pid, .. } | Self::Child { pid, .. } => *pid,
+            Self::Untold => 0,
         }
     }
 }

@@ -47,6 +47,9 @@ pub enum LeaderError {
     /// The process with its number started at another time.
     #[error("process {0} is not its init: it started at another time")]
     Another(u32),
+    /// There is such a container, and nobody says who its init is.
+    #[error("who should say which process is its init does not answer")]
+    Untold,
     /// It cannot be read: it is ending.
     #[error("its init {0} is ending: {1}")]
     Ending(u32, Errno),
@@ -63,6 +66,9 @@ impl Leader {
     /// # Errors
     /// See [`LeaderError`].
     pub fn open(init: &Init, host: &NsSet) -> Result<Self, LeaderError> {
+        if *init == Init::Untold {
+            return Err(LeaderError::Untold);
+        }
         let pid = init.pid();
         let process = PidRef::open(pid).map_err(|_| LeaderError::Absent(pid))?;
         let directory = ProcDir::open(pid).map_err(|_| LeaderError::Absent(pid))?;
@@ -73,7 +79,7 @@ impl Leader {
             }
             Init::Started { .. } => {}
             Init::Child { of, .. } if answers(of, stat.parent, host) => {}
-            Init::Child { .. } => return Err(LeaderError::Unanswered(pid)),
+            Init::Child { .. } | Init::Untold => return Err(LeaderError::Unanswered(pid)),
         }
         let leader = Self::read(process, directory, stat);
         let leader = leader.map_err(|errno| LeaderError::Ending(pid, errno))?;

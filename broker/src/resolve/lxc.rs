@@ -74,6 +74,7 @@ impl LxcPath {
         names
             .iter()
             .filter_map(|name| self.claim(name.as_bytes(), &Cell::new(PATIENCE)))
+            .filter(|claim| claim.init != Init::Untold)
             .collect()
     }
 
@@ -87,14 +88,18 @@ impl LxcPath {
         if !directory.has(OsStr::from_bytes(name)) {
             return None;
         }
-        let (pid, monitor) = init(&self.path, name, patience).ok()?;
-        Some(Claim {
-            runtime: self.runtime,
-            id: name.to_vec(),
-            init: Init::Child {
+        // Everybody in its network may keep a monitor busy; that must not take a container's processes out of it.
+        let init = match init(&self.path, name, patience) {
+            Ok((pid, monitor)) => Init::Child {
                 pid,
                 of: Supervisor::Process(monitor),
             },
+            Err(_) => Init::Untold,
+        };
+        Some(Claim {
+            runtime: self.runtime,
+            id: name.to_vec(),
+            init,
             owner: 0,
             evidence: "monitor",
             known: Known::default(),
