@@ -53,14 +53,14 @@ fn programs(scene: &Scene) -> Result<Vec<String>> {
     paths.iter().map(hash).collect()
 }
 
-/// The host's /bin/true with another loader: what a program's own file says is to load it.
+/// The host's /bin/sh with another loader: what a program's own file says is to load it.
 fn loaded_by(loader: &str) -> Result<Vec<u8>> {
     const LOADER: &[u8] = b"/lib64/ld-linux-x86-64.so.2\0";
-    let mut elf = std::fs::read("/bin/true")?;
+    let mut elf = std::fs::read("/bin/sh")?;
     let at = elf
         .windows(LOADER.len())
         .position(|window| window == LOADER);
-    let at = at.context("the loader's name in /bin/true")?;
+    let at = at.context("the loader's name in /bin/sh")?;
     let mut name = loader.as_bytes().to_vec();
     name.resize(LOADER.len(), 0);
     elf.splice(at..at + LOADER.len(), name);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use upcall_e2e::command::{command, until};
+use upcall_e2e::command::{at_most, command, until};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
@@ -78,7 +78,7 @@ fn who_does_not_dump_core_is_not_the_kernel() -> Result<()> {
     let silent = UnixStream::connect(socket(&scene.sandbox))?;
     let start = Instant::now();
     assert!(answered(&silent)?.is_empty());
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < at_most(Duration::from_secs(1)));
     scene
         .daemon
         .logs("not the kernel, which connects for what dumps core")?;
@@ -107,7 +107,7 @@ fn a_flood_of_connections_holds_up_nobody() -> Result<()> {
     let start = Instant::now();
     assert_eq!(scene.dump(&good)?.0.outcome, Outcome::Done);
     assert!(
-        start.elapsed() < Duration::from_secs(2),
+        start.elapsed() < at_most(Duration::from_secs(2)),
         "{:?}",
         start.elapsed()
     );

@@ -7,6 +7,7 @@ mod entry;
 mod evasion;
 mod identity;
 mod kernel_socket;
+mod label;
 mod outside;
 mod races;
 mod reuse;

@@ -35,7 +35,7 @@ impl Profile {
 
     fn told(&self, what: &str) -> Result<()> {
         let mut parser = command(parser());
-        parser.args([what, "--skip-cache", "--quiet"]);
+        parser.args([what, "--skip-cache", "--config-file=/dev/null"]);
         let mut parser = parser.stdin(Stdio::piped()).spawn()?;
         let mut stdin = parser.stdin.take().context("its input")?;
         stdin.write_all(self.0.as_bytes())?;

@@ -42,6 +42,8 @@ pub struct Bundle {
     pub annotations: Vec<(String, String)>,
     /// Whether its init has no_new_privs.
     pub no_new_privs: bool,
+    /// Its profile of AppArmor.
+    pub apparmor: Option<String>,
 }
 
 impl Default for Bundle {
@@ -59,6 +61,7 @@ impl Default for Bundle {
             cgroup: None,
             annotations: vec![],
             no_new_privs: true,
+            apparmor: None,
         }
     }
 }
@@ -96,6 +99,9 @@ impl Bundle {
             let map = json!([{ "containerID": self.first, "hostID": host, "size": self.mapped }]);
             set(linux, "uidMappings", map.clone());
             set(linux, "gidMappings", map);
+        }
+        if let (Some(profile), Some(process)) = (&self.apparmor, config.get_mut("process")) {
+            set(process, "apparmorProfile", json!(profile));
         }
         if let (Some(path), Some(linux)) = (&self.cgroup, config.get_mut("linux")) {
             set(linux, "cgroupsPath", json!(path));

@@ -11,6 +11,17 @@ use anyhow::{Context, Result, bail};
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// How many times longer than here everything may take: more than once on machines that are slow, as emulated ones are.
+pub const SLOW: &str = "UPCALLD_TEST_SLOW";
+
+/// What takes so long at most, on this machine.
+pub fn at_most(time: Duration) -> Duration {
+    let times = std::env::var(SLOW)
+        .ok()
+        .and_then(|times| times.parse().ok());
+    time.saturating_mul(times.unwrap_or(1))
+}
+
 /// A command that is not started yet.
 #[expect(
     clippy::disallowed_methods,
@@ -67,9 +78,10 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
 /// Asks again and again until there is an answer, or somebody interrupts ([`crate::sys::note_interrupts`]).
 ///
 /// # Errors
-/// There was none within `patience`; the error says what was waited for.
+/// There was none within `patience`, or [`at_most`] of it; the error says what was waited for.
 pub fn until<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
     let start = Instant::now();
+    let patience = at_most(patience);
     loop {
         if let Some(answer) = ask() {
             return Ok(answer);

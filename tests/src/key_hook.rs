@@ -6,11 +6,12 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
-use crate::command::{command, run};
+use crate::command::{at_most, command, run};
 use crate::hook::HostHook;
 use crate::sandbox::Sandbox;
 
@@ -112,10 +113,11 @@ impl HostKeyHook {
     /// As open(2), write(2).
     pub fn file(&self, sandbox: &Sandbox, more: &str) -> Result<()> {
         let (socket, program) = (sandbox.sockets().join("upcall.sock"), &self.previous);
+        let deadline = at_most(Duration::from_secs(2)).as_millis();
         let mut file = File::create(FILE)?;
         writeln!(
             file,
-            "socket = {}\ndeadline_ms = 2000\nprogram = {}\n{more}",
+            "socket = {}\ndeadline_ms = {deadline}\nprogram = {}\n{more}",
             socket.display(),
             program.display()
         )?;

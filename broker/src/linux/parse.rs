@@ -29,6 +29,15 @@ pub fn number(text: &[u8]) -> Option<u32> {
     unsigned(text).and_then(|number| u32::try_from(number).ok())
 }
 
+/// A label of AppArmor's, `NAME (MODE)`, without its mode; empty where nothing confines. Names have blanks and brackets too
+/// (security/apparmor/label.c, `aa_label_snxprint`).
+pub fn apparmor_label(text: &[u8]) -> &[u8] {
+    let mode = text.windows(2).rposition(|pair| pair == b" (");
+    let mode = mode.filter(|_| text.ends_with(b")"));
+    let name = mode.and_then(|at| text.get(..at)).unwrap_or(text);
+    if name == b"unconfined" { b"" } else { name }
+}
+
 fn mask(text: &[u8]) -> Option<u64> {
     u64::from_str_radix(str::from_utf8(text).ok()?, 16).ok()
 }
@@ -268,6 +277,23 @@ pub fn limits(text: &[u8]) -> Option<[(u64, u64); 16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_is_all_but_its_mode() {
+        for (text, name) in [
+            ("unconfined", ""),
+            ("unconfined (unconfined)", ""),
+            ("docker-default (enforce)", "docker-default"),
+            ("one and more (complain)", "one and more"),
+            ("odd (enforce) (kill)", "odd (enforce)"),
+            ("a//&:ns:b (mixed)", "a//&:ns:b"),
+            ("no mode", "no mode"),
+            ("(", "("),
+            ("", ""),
+        ] {
+            assert_eq!(apparmor_label(text.as_bytes()), name.as_bytes(), "{text}");
+        }
+    }
 
     #[test]
     fn our_own_files_are_read_whole() {

@@ -148,9 +148,11 @@ impl ProcDir {
         let label = self.read(file)?;
         let label = label.trim_ascii_end();
         let label = label.strip_suffix(b"\0").unwrap_or(label);
-        // AppArmor adds the mode, which is not part of the profile's name.
-        let name = label.split(|byte| *byte == b' ').next().unwrap_or_default();
-        if name.is_empty() || module == "apparmor" && name == b"unconfined" {
+        let name = match module {
+            "apparmor" => parse::apparmor_label(label),
+            _ => label,
+        };
+        if name.is_empty() {
             return Ok(Vec::new());
         }
         Ok([module.as_bytes(), b"\0", name].concat())

@@ -4,13 +4,14 @@
 //! The container's files are read by a child of the keeper's that has the container's ids and may be left behind: a
 //! file system of the tenant's need not answer.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -29,6 +30,9 @@ use crate::sys as calls;
 
 /// The longest file that is shown, in bytes.
 const FILE_MAX: u64 = 64 * 1024;
+
+/// Where the host's processes are shown.
+const PROC: &CStr = c"/proc";
 
 /// How long the container's files may take to read, in milliseconds.
 const PATIENCE: u16 = 1000;
@@ -179,8 +183,12 @@ fn show(path: &[u8], bytes: &[u8]) -> Result<(), Errno> {
     let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
     file.write_all(bytes).map_err(errno)?;
     drop(file);
+    // Before Linux 6.15 only what is mounted here can be cloned (fs/namespace.c, `__do_loopback`), so it is for a moment: over
+    // /proc, which is there on every host and which we have open.
+    calls::move_mount(shown.as_fd(), PROC)?;
     let file = calls::clone_tree(shown.as_fd(), c"file")?;
+    umount2(PROC, MntFlags::MNT_DETACH)?;
     calls::make_read_only(file.as_fd())?;
-    let path = std::ffi::CString::new(path).map_err(|_| Errno::EINVAL)?;
+    let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
     calls::move_mount(file.as_fd(), &path)
 }

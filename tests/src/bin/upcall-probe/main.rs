@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
 use nix::sys::stat::{Mode, fstat, umask};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use nix::unistd;
 use upcall_e2e::report::{Capabilities, Hash, Report};
 
@@ -198,11 +199,11 @@ fn namespaces() -> BTreeMap<String, u64> {
             .and_then(|pidfd| sys::namespace(pidfd, kind).ok())
             .and_then(|fd| fstat(&fd).ok())
             .map(|stat| stat.st_ino);
-        // A kernel without these requests.
+        // A kernel without these requests; a /proc may be anybody's invention.
         by_pidfd.or_else(|| {
-            std::fs::metadata(format!("/proc/self/ns/{name}"))
-                .ok()
-                .map(|meta| meta.ino())
+            let path = format!("/proc/self/ns/{name}");
+            let real = statfs(path.as_str()).ok()?.filesystem_type() == NSFS_MAGIC;
+            real.then(|| std::fs::metadata(path).ok().map(|meta| meta.ino()))?
         })
     };
     NAMESPACES
