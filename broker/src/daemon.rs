@@ -7,10 +7,10 @@ mod accept;
 mod activation;
 mod armour;
 mod hook;
+mod log;
 mod watchdog;
 
 use std::fs::File;
-use std::io::IsTerminal;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ const LISTENING: Duration = Duration::from_millis(200);
 /// # Errors
 /// What kept it from starting, or from going on.
 pub fn run(options: Options) -> anyhow::Result<()> {
-    start_log(options.foreground);
+    log::start(options.foreground);
     // Rules first: a daemon without good rules does not start, and the shim keeps what comes meanwhile.
     let policies = Policies::load(options.config.clone())?;
     // Before anything else is opened: what systemd gave us has the first numbers.
@@ -345,36 +345,4 @@ async fn farewell(mut handled: JoinSet<()>) {
         drop(tokio::time::timeout(left, handled.join_next()).await);
     }
     handled.abort_all();
-}
-
-/// To the journal where there is one, else to standard error.
-fn start_log(foreground: bool) {
-    use tracing_subscriber::layer::SubscriberExt;
-    use tracing_subscriber::util::SubscriberInitExt;
-    use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_from_env("UPCALLD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let journal = (!foreground)
-        .then(tracing_journald::layer)
-        .and_then(Result::ok)
-        // Fields have the names that people search by.
-        .map(|layer| layer.with_field_prefix(None));
-    let stderr = journal.is_none().then(|| {
-        fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            // The other fields are the journal's, to search by; the message says the same in words.
-            .fmt_fields(fmt::format::debug_fn(|writer, field, value| {
-                match field.name() {
-                    "message" => write!(writer, "{value:?}"),
-                    _ => Ok(()),
-                }
-            }))
-    });
-    let log = tracing_subscriber::registry()
-        .with(filter)
-        .with(journal)
-        .with(stderr);
-    // A second start in one process (tests) keeps the first one's log.
-    drop(log.try_init());
 }

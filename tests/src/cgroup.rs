@@ -108,6 +108,15 @@ impl Child {
             pid.to_string(),
         )?)
     }
+
+    /// Writes one of its files.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub fn set(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.0.join(file);
+        std::fs::write(&path, text).with_context(|| format!("{text} to {}", path.display()))
+    }
 }
 
 impl Drop for Child {

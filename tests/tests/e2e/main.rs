@@ -77,6 +77,8 @@ mod ns_daemon;
 #[cfg(test)]
 mod ns_deliver;
 #[cfg(test)]
+mod ns_faults;
+#[cfg(test)]
 mod ns_file;
 #[cfg(test)]
 mod ns_helpers;

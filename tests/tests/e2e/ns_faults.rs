@@ -1,0 +1,206 @@
+//! Days on which the host has nothing left to give: descriptors, processes, somebody who reads the log, rules that stay.
+
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
+use nix::unistd::pipe2;
+use upcall_e2e::cgroup::{self, Child};
+use upcall_e2e::command::{command, run, until};
+use upcall_e2e::container::children;
+use upcall_e2e::daemon::Daemon;
+use upcall_e2e::kernel_like::CoreDump;
+use upcall_e2e::needs;
+use upcall_e2e::runc::Runc;
+use upcall_e2e::sandbox::Sandbox;
+use upcalld::store::record::{Outcome, Record};
+
+use crate::scene::{Scene, nothing_in, run_rule, script};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const STORE: &str = "store = { ignore_limit = true }";
+
+/// A scene with a container whose crashes are run and stored, and one of them.
+fn scene() -> Result<(Scene, upcall_e2e::container::Container, CoreDump)> {
+    let scene = Scene::new(&run_rule(r#""/helper""#, STORE))?;
+    let container = Runc::new("web")
+        .user_namespace()
+        .root(script("/helper", "wc -c"))
+        .start(&scene.sandbox)?;
+    let dump = CoreDump::of(container.init())?.bytes(200_000);
+    Ok((scene, container, dump))
+}
+
+/// What became of all crashes so far: a record each, and nothing in the spool.
+fn all(scene: &Scene, count: usize) -> Result<Vec<Record>> {
+    let records = scene.records(count, PATIENCE)?;
+    until(PATIENCE, "an empty spool", || {
+        nothing_in(&scene.sandbox.spool()).then_some(())
+    })?;
+    assert_eq!(records.len(), count, "{records:?}");
+    Ok(records)
+}
+
+/// Sets a process's limit of descriptors.
+fn limit_descriptors(pid: u32, limit: usize) -> Result<()> {
+    // The soft one, which is what counts and what may be raised again.
+    let limit = format!("--nofile={limit}:");
+    run(command("prlimit").args(["--pid", &pid.to_string(), &limit]))?;
+    Ok(())
+}
+
+#[test]
+fn without_a_free_descriptor_a_core_is_kept_and_the_next_is_handled() -> Result<()> {
+    needs!(Root, Runc);
+    for free in [0, 1, 3, 6] {
+        let (scene, container, dump) = scene()?;
+        let pid = scene.daemon.pid();
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let most = line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        limit_descriptors(pid, open + free)?;
+        let ended = dump.dump(&scene.sandbox)?;
+        limit_descriptors(pid, most.context("Max open files")?)?;
+        assert!(ended.taken, "{free} free: {ended:?}");
+        // The next one is well, and what the shim has kept is taken in by the next daemon at the latest.
+        let done = |record: &Record| record.outcome == Outcome::Done;
+        dump.dump(&scene.sandbox)?;
+        let next = scene.daemon.records().wait("the next one", done);
+        next.with_context(|| format!("{free} free: {}", scene.daemon.log()))?;
+        let Scene { daemon, sandbox } = scene;
+        daemon
+            .stop(&sandbox)
+            .with_context(|| format!("{free} free"))?;
+        let daemon = Daemon::start(&sandbox)?;
+        let scene = Scene { daemon, sandbox };
+        all(&scene, 2).with_context(|| format!("{free} free"))?;
+        drop(container);
+        scene.end()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_process_to_be_had_a_core_is_kept_and_the_next_is_handled() -> Result<()> {
+    needs!(Root, Runc);
+    let Some(pids) = cgroup::mounted("pids").or_else(cgroup::cgroup2) else {
+        anyhow::bail!("no cgroups");
+    };
+    let (scene, container, dump) = scene()?;
+    let group = Child::of(&pids, &format!("{}-pids", scene.sandbox.tag()))?;
+    let launcher = scene.daemon.launcher();
+    let all_of_it = || -> Vec<u32> {
+        std::iter::once(launcher)
+            .chain(children(launcher))
+            .collect()
+    };
+    for pid in all_of_it() {
+        group.take(pid)?;
+    }
+    for more in [0, 1, 2] {
+        let known = scene.ids().len();
+        group.set("pids.max", &(all_of_it().len() + more).to_string())?;
+        let started = dump.start(&scene.sandbox)?;
+        // Whoever waits for a process gets one when there are some again.
+        until(PATIENCE, "the shim's leave", || {
+            started.ended().then_some(())
+        })?;
+        group.set("pids.max", "max")?;
+        started.over()?;
+        all(&scene, known + 1).with_context(|| format!("{more} more"))?;
+        let (record, _) = scene.dump(&dump)?;
+        assert_eq!(record.outcome, Outcome::Done, "{more} more: {record:?}");
+        all(&scene, known + 2).with_context(|| format!("{more} more"))?;
+    }
+    let Scene { daemon, sandbox } = scene;
+    drop(container);
+    daemon.stop(&sandbox)?;
+    drop(group);
+    Ok(())
+}
+
+/// As when the journal has gone, or whatever read standard error.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() -> Result<()> {
+    needs!(Root, Runc);
+    for closed in [true, false] {
+        let sandbox = Sandbox::new()?;
+        sandbox.rules(&run_rule(r#""/helper""#, STORE))?;
+        let container = Runc::new("web")
+            .user_namespace()
+            .root(script("/helper", "wc -c"))
+            .start(&sandbox)?;
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        fcntl(&write, FcntlArg::F_SETPIPE_SZ(4096))?;
+        let daemon = Daemon::start_with(&sandbox, |daemon| {
+            daemon.arg("--any-peer").stderr(Stdio::from(write));
+        })?;
+        // Gone, or there and reading nothing: a pipe takes a page.
+        let held: Option<OwnedFd> = Some(read).filter(|_| !closed);
+        let dump = CoreDump::of(container.init())?;
+        let count = if closed { 3 } else { 40 };
+        for place in 0..count {
+            let ended = dump.dump(&sandbox)?;
+            assert!(ended.taken, "{closed}, {place}: {ended:?}");
+        }
+        let scene = Scene { daemon, sandbox };
+        let records = all(&scene, count).with_context(|| format!("closed: {closed}"))?;
+        let done = records
+            .iter()
+            .filter(|record| record.outcome == Outcome::Done);
+        assert_eq!(done.count(), count, "closed: {closed}");
+        drop((held, container));
+        scene.end()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn rules_that_are_loaded_again_and_again_in_a_storm_lose_and_double_nothing() -> Result<()> {
+    needs!(Root, Runc);
+    let (scene, container, dump) = scene()?;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let crashes = 24;
+    let directory = scene.sandbox.config().join("rules.d");
+    std::thread::scope(|scope| {
+        let reloads = scope.spawn(|| -> Result<usize> {
+            let mut count = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let more = if count % 2 == 0 { "" } else { STORE };
+                // As an editor does it: a file that is half written is another file.
+                let new = directory.join("new");
+                std::fs::write(&new, run_rule(r#""/helper""#, more))?;
+                std::fs::rename(&new, directory.join("50-test.toml"))?;
+                scene.daemon.signal(Signal::SIGHUP)?;
+                count += 1;
+            }
+            Ok(count)
+        });
+        let crash = |_| scope.spawn(|| dump.dump(&scene.sandbox));
+        let crashes: Vec<_> = (0..crashes).map(crash).collect();
+        for crash in crashes {
+            let ended = crash.join().map_err(|_| anyhow::anyhow!("a crash"))??;
+            assert!(ended.taken, "{ended:?}");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let reloads = reloads.join().map_err(|_| anyhow::anyhow!("reloads"))??;
+        assert!(reloads > 0);
+        anyhow::Ok(())
+    })?;
+    for record in all(&scene, crashes)? {
+        assert!(record.verdict.rule.is_some(), "{record:?}");
+    }
+    scene.sandbox.rules(&run_rule(r#""/helper""#, STORE))?;
+    scene.daemon.signal(Signal::SIGHUP)?;
+    let (record, _) = scene.dump(&dump)?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    drop(container);
+    scene.end()
+}
