@@ -155,17 +155,17 @@ pub async fn opening(connection: &OwnedFd, deadline: Duration) -> Result<Opening
         return Err(TalkError::Strange);
     }
     receive(connection, question, MsgFlags::empty(), deadline).await?;
-    // struct coredump_req: size, size_ack, mask.
-    let (Some(least), Some(takes)) = (number(question, 4), long(question, 8)) else {
-        return Err(TalkError::Strange);
-    };
+    let takes = asked(question).ok_or(TalkError::Strange)?;
+    Ok(Opening::Question { takes })
+}
+
+/// What the kernel takes for an answer, by its question (`struct coredump_req`: size, size_ack, mask); `None` for what
+/// is no question, or of a kernel that knows no answer of ours.
+pub fn asked(question: &[u8]) -> Option<u64> {
+    let (least, takes) = (number(question, 4)?, long(question, 8)?);
     let knows_us = usize::try_from(least).is_ok_and(|least| least >= SIZE);
     let core = takes & KERNEL != 0 && takes & REJECT != 0;
-    if knows_us && core {
-        Ok(Opening::Question { takes })
-    } else {
-        Err(TalkError::Strange)
-    }
+    (knows_us && core).then_some(takes)
 }
 
 /// Answers the kernel's question, once, and waits until the answer was taken.
@@ -200,8 +200,8 @@ pub fn make_blocking(connection: &OwnedFd) -> Result<(), Errno> {
     fcntl(connection, FcntlArg::F_SETFL(OFlag::empty())).map(drop)
 }
 
-/// `struct coredump_ack`: size, spare, mask. The queue is empty, so there is always room.
-fn send_answer(connection: &OwnedFd, takes: u64, answer: Answer) -> Result<(), Errno> {
+/// What says so to a kernel that takes these answers (`struct coredump_ack`: size, spare, mask).
+pub fn said(takes: u64, answer: Answer) -> [u8; SIZE] {
     let mask = match answer {
         Answer::Write => KERNEL | WAIT & takes,
         Answer::Hold => USERSPACE | WAIT & takes,
@@ -210,6 +210,12 @@ fn send_answer(connection: &OwnedFd, takes: u64, answer: Answer) -> Result<(), E
     let mut ack = [0; SIZE];
     ack[..4].copy_from_slice(&16_u32.to_ne_bytes());
     ack[8..].copy_from_slice(&mask.to_ne_bytes());
+    ack
+}
+
+/// The queue is empty, so there is always room.
+fn send_answer(connection: &OwnedFd, takes: u64, answer: Answer) -> Result<(), Errno> {
+    let ack = said(takes, answer);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let sent = send(connection.as_raw_fd(), &ack, flags)?;
     if sent == SIZE {

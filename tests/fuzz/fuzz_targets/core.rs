@@ -4,6 +4,7 @@
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
+use upcall_helpers::promise::Promise;
 use upcalld::corefile::{Core, Files, Mapped, Stream};
 
 /// The same file for every path.
@@ -33,13 +34,31 @@ fn agreeing(core: &[u8], file: &[u8]) -> Vec<u8> {
     core
 }
 
+/// What a core promises is the same in whatever parts it comes.
+fn promised(core: &[u8]) {
+    let mut whole = Promise::default();
+    whole.see(core);
+    for length in [1, 7, 64] {
+        let mut parts = Promise::default();
+        core.chunks(length).for_each(|part| parts.see(part));
+        assert_eq!(
+            (parts.length(), parts.is_settled()),
+            (whole.length(), whole.is_settled())
+        );
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let (core, file) = parts(data).unwrap_or((data, &[]));
+    promised(core);
     if let Ok(mut core) = Core::read(&mut Stream(&*agreeing(core, file))) {
         core.walk(&mut One(file.to_vec()));
         let crash = core.crash;
         assert!(crash.frames.len() <= 256 && crash.modules.len() <= 4096);
-        let mut names = crash.frames.iter().filter_map(|frame| frame.symbol.as_ref());
+        let mut names = crash
+            .frames
+            .iter()
+            .filter_map(|frame| frame.symbol.as_ref());
         assert!(names.all(|name| name.len() <= 4 * 256));
     }
 });

@@ -64,7 +64,10 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
         podman_runroot: directory.join("storage-run"),
     };
     let resolver = Resolver::new(&settings, None).expect("namespaces");
-    Host { directory, resolver }
+    Host {
+        directory,
+        resolver,
+    }
 });
 
 fuzz_target!(|data: &[u8]| {
