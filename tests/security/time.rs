@@ -154,9 +154,11 @@ fn a_helper_that_reads_into_memory_that_never_comes_holds_up_nobody_else() -> Re
     drop(server);
     started.wait()?;
     drop((good, bad));
-    // Its keeper could not be waited for any more, so nobody was left to remove the helper's empty cgroup.
+    // Its keeper could not be waited for any more, so its cgroup may be left, and nobody in it.
+    let left = cgroup.join(format!("upcall-{}", record.id));
     until(Duration::from_secs(3), "its cgroup to be empty", || {
-        std::fs::remove_dir(cgroup.join(format!("upcall-{}", record.id))).ok()
+        drop(std::fs::remove_dir(&left));
+        (!left.exists()).then_some(())
     })?;
     drop(std::fs::remove_dir(&cgroup));
     scene.end()
