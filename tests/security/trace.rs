@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use upcall_e2e::command::until;
+use upcall_e2e::command::{at_most, until};
 use upcall_e2e::container::{Container, runs};
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
@@ -14,7 +14,9 @@ use crate::scene::{Scene, script};
 
 /// Lets a process of the container's attack all that appears in it, while helpers come and go.
 fn under_attack(scene: &Scene, container: &Container, signal: &str) -> Result<String> {
-    let attack = container.spawn(&["/bin/sh", "-c", "exec /hostile trace 2 > /tmp/said"])?;
+    let seconds = at_most(Duration::from_secs(2)).as_secs();
+    let attack = format!("exec /hostile trace {seconds} > /tmp/said");
+    let attack = container.spawn(&["/bin/sh", "-c", &attack])?;
     let path = container.root().inside("/tmp/said");
     let said = || std::fs::read_to_string(&path).unwrap_or_default();
     until(Duration::from_secs(2), "the attack", || {
