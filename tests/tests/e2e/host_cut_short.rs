@@ -113,3 +113,26 @@ fn a_worker_killed_in_the_middle_lets_the_process_go_and_leaves_nothing() -> Res
     drop(container);
     scene.end()
 }
+
+#[test]
+fn a_hook_that_is_taken_out_during_a_crash_costs_it_nothing() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let scene = HostScene::by(MODE, STORE)?;
+    let container = start(&scene)?;
+    let pattern = || std::fs::read_to_string("/proc/sys/kernel/core_pattern");
+    let ours = pattern()?;
+    let victim = container.victim(&[MUCH])?;
+    container.crash(victim)?;
+    let worker = scene.stopped_worker()?;
+    run(scene.sandbox.ctl().args(["uninstall", "core"]))?;
+    assert_ne!(pattern()?, ours);
+    assert!(!scene.sandbox.hooks().join("core").exists());
+    kill(pid_of(worker), Signal::SIGCONT)?;
+    let record = scene.record(victim)?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    assert!(scene.core(&record)?.len() > 400 << 20);
+    gone(victim)?;
+    assert_eq!(scene.daemon.records().all().len(), 1);
+    drop(container);
+    scene.end()
+}
