@@ -204,3 +204,60 @@ fn rules_that_are_loaded_again_and_again_in_a_storm_lose_and_double_nothing() ->
     drop(container);
     scene.end()
 }
+
+/// Each is a crash of somebody unregistered, kept on the host, and none is waited for.
+#[test]
+fn a_runtimes_state_that_is_not_what_it_should_be_registers_nobody() -> Result<()> {
+    needs!(Root, Runc);
+    let scene = Scene::new(&format!("[[rule]]\nupcall = \"core\"\n{STORE}\n"))?;
+    let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+    let dump = CoreDump::of(container.init())?;
+    let registered = |record: &Record| record.container.is_some();
+    assert!(registered(&scene.dump(&dump)?.0), "as it should be");
+    let state = std::path::Path::new("/run/runc")
+        .join(container.id())
+        .join("state.json");
+    let (aside, text) = (state.with_extension("aside"), std::fs::read(&state)?);
+    for what in [
+        "missing",
+        "half",
+        "empty",
+        "huge",
+        "fifo",
+        "link",
+        "directory",
+    ] {
+        std::fs::rename(&state, &aside)?;
+        match what {
+            "missing" => {}
+            "half" => std::fs::write(&state, text.get(..text.len() / 2).unwrap_or_default())?,
+            "empty" => std::fs::write(&state, b"")?,
+            "huge" => {
+                std::fs::write(&state, &text)?;
+                // More than anybody reads, of blanks that JSON would allow.
+                let padding = vec![b' '; 64 << 20];
+                std::io::Write::write_all(
+                    &mut std::fs::File::options().append(true).open(&state)?,
+                    &padding,
+                )?;
+            }
+            "fifo" => nix::unistd::mkfifo(&state, nix::sys::stat::Mode::S_IRUSR)?,
+            "link" => std::os::unix::fs::symlink(&aside, &state)?,
+            _ => std::fs::create_dir(&state)?,
+        }
+        let dumped = scene.dump(&dump);
+        if what == "directory" {
+            std::fs::remove_dir(&state)?;
+        } else if what != "missing" {
+            std::fs::remove_file(&state)?;
+        }
+        std::fs::rename(&aside, &state)?;
+        let (record, _) = dumped?;
+        assert!(!registered(&record), "{what}: {record:?}");
+        assert_eq!(record.outcome, Outcome::Done, "{what}: {record:?}");
+        assert_eq!(scene.kept(&record)?, dump.core(), "{what}");
+        assert!(registered(&scene.dump(&dump)?.0), "after {what}");
+    }
+    drop(container);
+    scene.end()
+}
