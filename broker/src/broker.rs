@@ -60,6 +60,7 @@ use missed::Missed;
 use post::Posts;
 pub(crate) use reason::name;
 use refusals::Refusals;
+pub use self_test::SELF_TEST;
 pub(crate) use upcall_helpers::clock::monotonic;
 
 /// Why an upcall is refused that nobody else could keep.

@@ -34,6 +34,7 @@ use crate::control::{self, Control};
 use crate::hooks::key::KeyHook;
 use crate::hooks::module::ModuleHook;
 use crate::hooks::pattern;
+use crate::hooks::umh::UmhHook;
 use crate::hooks::watch::HookWatch;
 use crate::intake::accepted::{self, Accepted};
 use crate::launch::{Launcher, OwnPrograms, Process};
@@ -328,7 +329,8 @@ fn watch_hooks(options: &Options, broker: &Broker) -> Arc<HookWatch> {
     let key = KeyHook::host(libexec, hooks, run);
     let module = ModuleHook::host(libexec, hooks, run);
     let retake = broker.settings().hooks.retake;
-    Arc::new(HookWatch::new(hooks.clone(), key, module, retake))
+    let umh = UmhHook::host(libexec, hooks, run);
+    Arc::new(HookWatch::new(hooks.clone(), key, module, umh, retake))
 }
 
 /// Lets running work finish; what the launcher has begun goes on without us.

@@ -241,6 +241,7 @@ impl Draft {
         let did = match hook {
             "key" => "asked for a key",
             "module" => "asked for a module",
+            "umh" => "had a program started",
             _ => "crashed",
         };
         let message = format!("self-test of the {hook} hook: a child of upcallctl {did}");

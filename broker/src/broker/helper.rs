@@ -94,7 +94,9 @@ impl Broker {
                 return call.give_up();
             }
         };
-        if self.is_self_test(&seen.facts) {
+        let named = call.wanted.other().map(|helper| helper.name.as_slice());
+        if self.is_self_test(&seen.facts) || named.is_some_and(|name| self.is_named_self_test(name))
+        {
             call.deny();
             return self.self_tested_by(call.wanted.kind().as_str(), seen.draft);
         }

@@ -11,9 +11,13 @@ use super::Broker;
 use super::draft::Draft;
 use crate::intake::call::CoreCall;
 use crate::intake::key::KeyCall;
+use crate::linux::parse::number;
+
+/// What a program goes by that a child of upcallctl has the kernel start, with the child's pid behind it.
+pub const SELF_TEST: &str = "/upcalld-self-test-";
 
 /// A child that is to crash or to ask for a self-test is expected for this long.
-const SELF_TEST: Duration = Duration::from_secs(10);
+const EXPECTED: Duration = Duration::from_secs(10);
 
 impl Broker {
     /// Expects this process to crash or to ask soon, for a self-test of the hook.
@@ -22,17 +26,27 @@ impl Broker {
             .self_tests
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        expected.retain(|_, since| since.elapsed() < SELF_TEST);
+        expected.retain(|_, since| since.elapsed() < EXPECTED);
         expected.insert(pid, Instant::now());
     }
 
     pub(super) fn is_self_test(&self, facts: &Facts) -> bool {
+        facts.process.pid.is_some_and(|pid| self.is_expected(pid))
+    }
+
+    /// Of a program that the kernel starts of its own accord the name has to say who caused it.
+    pub(super) fn is_named_self_test(&self, name: &[u8]) -> bool {
+        let pid = name.strip_prefix(SELF_TEST.as_bytes()).and_then(number);
+        pid.is_some_and(|pid| self.is_expected(pid))
+    }
+
+    fn is_expected(&self, pid: u32) -> bool {
         let mut expected = self
             .self_tests
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let since = facts.process.pid.and_then(|pid| expected.remove(&pid));
-        since.is_some_and(|since| since.elapsed() < SELF_TEST)
+        let since = expected.remove(&pid);
+        since.is_some_and(|since| since.elapsed() < EXPECTED)
     }
 
     pub(super) fn self_tested(&self, call: &CoreCall, draft: Draft) {

@@ -9,6 +9,7 @@ pub mod pattern;
 pub mod shim;
 pub mod sysctl;
 pub mod sysctl_d;
+pub mod umh;
 pub mod watch;
 
 /// An error of the system's, by name: `ENOENT`.

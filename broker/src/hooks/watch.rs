@@ -12,6 +12,7 @@ use super::file::{CoreHook, HookFileError};
 use super::key::KeyHook;
 use super::module::ModuleHook;
 use super::sysctl::CoreSysctl;
+use super::umh::UmhHook;
 use crate::store::records::now_micros;
 
 mod places;
@@ -68,7 +69,7 @@ pub struct HookChange {
     pub version: u32,
     /// When it was seen: RFC 3339, UTC.
     pub time: String,
-    /// Which hook: `core`, `key`, `module`.
+    /// Which hook: `core`, `key`, `module`, `umh`.
     pub hook: String,
     /// `ours`, `foreign` or `not_installed`.
     pub state: String,
@@ -82,6 +83,7 @@ pub struct HookWatch {
     core: Watched<Core>,
     key: Watched<Key>,
     module: Watched<ModuleHook>,
+    umh: Watched<UmhHook>,
     changes: broadcast::Sender<HookChange>,
 }
 
@@ -105,12 +107,19 @@ struct Seen {
 
 impl HookWatch {
     /// Watches what is installed from this directory, and these hooks; `retake`: puts ours back where another stands.
-    pub fn new(hooks: PathBuf, key: KeyHook, module: ModuleHook, retake: bool) -> Self {
+    pub fn new(
+        hooks: PathBuf,
+        key: KeyHook,
+        module: ModuleHook,
+        umh: UmhHook,
+        retake: bool,
+    ) -> Self {
         let changes = broadcast::Sender::new(16);
         Self {
             core: Watched::new(Core::new(CoreSysctl::host(), hooks), retake, &changes),
             key: Watched::new(Key::new(key), retake, &changes),
             module: Watched::new(module, retake, &changes),
+            umh: Watched::new(umh, retake, &changes),
             changes,
         }
     }
@@ -160,6 +169,7 @@ impl HookWatch {
             self.core.summary(),
             self.key.summary(),
             self.module.summary(),
+            self.umh.summary(),
         ]
     }
 

@@ -56,6 +56,8 @@ mod host_socket;
 #[cfg(test)]
 mod host_socket_install;
 #[cfg(test)]
+mod host_static;
+#[cfg(test)]
 mod host_storm;
 #[cfg(test)]
 mod host_takers;

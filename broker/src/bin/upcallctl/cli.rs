@@ -107,6 +107,8 @@ pub(crate) enum Hook {
     Key,
     /// kernel.modprobe: modules.
     Module,
+    /// The program that a kernel with CONFIG_STATIC_USERMODEHELPER starts for everything.
+    Umh,
 }
 
 /// A kind of upcall that can be explained.
@@ -322,6 +324,9 @@ pub(crate) struct InstallArgs {
         requires = "mode"
     )]
     pub(crate) types: Vec<String>,
+    /// Of umh: the path that the kernel was built with, if that is not /sbin/usermode-helper
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path: Option<PathBuf>,
     /// Only where the hook is this upcalld's already; else nothing is done
     #[arg(long)]
     pub(crate) if_ours: bool,

@@ -10,6 +10,7 @@ use upcalld::hooks::module::ModuleHook;
 use upcalld::hooks::pattern::DEFAULT_HOOKS;
 use upcalld::hooks::sysctl::CoreSysctl;
 use upcalld::hooks::sysctl_d::SysctlD;
+use upcalld::hooks::umh::UmhHook;
 use upcalld::store::records::Records;
 
 use crate::cli::{Cli, Command, Hook, Json};
@@ -38,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) key: KeyHook,
     /// The program that the kernel starts for modules.
     pub(crate) module: ModuleHook,
+    /// The program that the kernel starts for everything.
+    pub(crate) umh: UmhHook,
     /// Where our hook is said to stay; only the system's own is.
     pub(crate) sysctl_d: Option<SysctlD>,
     /// The options that say that this is not the system's own daemon, to be repeated in advice.
@@ -72,6 +75,7 @@ impl Context {
             .map_or_else(|| PathBuf::from(DEFAULT_HOOKS), |dir| dir.join("hooks"));
         let key = KeyHook::host(&libexec, &hooks, &run);
         let module = ModuleHook::host(&libexec, &hooks, &run);
+        let umh = UmhHook::host(&libexec, &hooks, &run);
         Self {
             command: name(&cli.command),
             key: match &global.sysctl {
@@ -81,6 +85,10 @@ impl Context {
             module: match &global.sysctl {
                 Some(directory) => module.below(directory),
                 None => module,
+            },
+            umh: match &global.sysctl {
+                Some(directory) => umh.below(&directory.join("sbin")),
+                None => umh,
             },
             hooks,
             config: config.map_or_else(Directories::system, Directories::single),
@@ -162,6 +170,7 @@ fn name(command: &Command) -> &'static str {
             Hook::Core => "install core",
             Hook::Key => "install key",
             Hook::Module => "install module",
+            Hook::Umh => "install umh",
         },
         Command::Uninstall(_) => "uninstall",
         Command::Generate { .. } => "generate",

@@ -13,6 +13,7 @@ mod service;
 mod sysctl_d;
 #[cfg(test)]
 mod tests;
+mod umh;
 
 use serde::Serialize;
 
@@ -26,13 +27,14 @@ use finding::{Finding, Level};
 use host::Host;
 
 /// Everything that is looked at, in the order in which it is told.
-const CHECKS: [fn(&Host<'_>) -> Finding; 22] = [
+const CHECKS: [fn(&Host<'_>) -> Finding; 23] = [
     places::hook,
     key::hook,
     module::hook,
     module::modprobe,
     module::askers,
     module::diversions,
+    umh::hook,
     places::program,
     places::boot,
     places::sysctl_d,

@@ -16,6 +16,7 @@ use upcalld::hooks::install::InstallError;
 use upcalld::hooks::key::KeyHookError;
 use upcalld::hooks::module::ModuleHookError;
 use upcalld::hooks::pattern::Pattern;
+use upcalld::hooks::umh::UmhHookError;
 use upcalld::store::records::RecordError;
 
 use crate::client::CallError;
@@ -93,6 +94,9 @@ pub(crate) enum Failure {
     /// The module hook cannot be put in or taken out.
     #[error(transparent)]
     InstallModule(ModuleHookError),
+    /// The static usermode helper cannot be put in or taken out.
+    #[error("{0}")]
+    InstallUmh(UmhHookError),
     /// The hook was put in, did not work, and is out again.
     #[error("self-test failed: {what}")]
     SelfTest {
@@ -234,6 +238,7 @@ impl Failure {
             Self::Install(_)
             | Self::InstallKey(_)
             | Self::InstallModule(_)
+            | Self::InstallUmh(_)
             | Self::SelfTest { .. }
             | Self::NoSocket { .. } => 6,
         }
@@ -272,6 +277,7 @@ impl Failure {
             Self::Install(error) => return hook::core(error, context),
             Self::InstallKey(error) => return hook::key(error, context),
             Self::InstallModule(error) => return hook::module(error),
+            Self::InstallUmh(error) => return hook::umh(error),
             Self::NoRules => context.typed("check"),
             Self::Call(CallError::Garbled(_)) => {
                 "restart upcalld after an upgrade: systemctl restart upcalld".to_owned()
@@ -302,6 +308,7 @@ impl Failure {
             | Self::Install(_)
             | Self::InstallKey(_)
             | Self::InstallModule(_)
+            | Self::InstallUmh(_)
             | Self::NoSocket { .. }
             | Self::NoRules
             | Self::Odd(_) => Vec::new(),

@@ -20,6 +20,7 @@ use crate::self_test;
 mod key;
 mod module;
 mod report;
+mod umh;
 
 pub(crate) use report::Sysctls;
 
@@ -46,16 +47,20 @@ pub(crate) fn run(context: &Context, asked: &InstallArgs) -> Result<(), Failure>
         what: format!("--{option} is for {hook}"),
         help: "without it".to_owned(),
     };
-    if asked.mode != cli::Mode::Auto && asked.hook == cli::Hook::Module {
+    if asked.mode != cli::Mode::Auto && !matches!(asked.hook, cli::Hook::Core | cli::Hook::Key) {
         return Err(only("mode", "core and key"));
     }
     if asked.again && asked.hook != cli::Hook::Module {
         return Err(only("again", "module"));
     }
+    if asked.path.is_some() && asked.hook != cli::Hook::Umh {
+        return Err(only("path", "umh"));
+    }
     match asked.hook {
         cli::Hook::Core => core(context, asked),
         cli::Hook::Key => key::run(context, asked),
         cli::Hook::Module => module::run(context, asked),
+        cli::Hook::Umh => umh::run(context, asked),
     }
 }
 

@@ -7,11 +7,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MsFlags, mount};
 use nix::poll::{PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use upcall_helpers::sys::keys;
+use upcalld::broker::SELF_TEST;
 use upcalld::linux::modreq;
 
 use crate::cli::Hook;
@@ -53,6 +58,9 @@ pub(crate) enum Problem {
     /// No record came.
     #[error("a child asked for a module and upcalld did not hear of it within {} s", WITHIN.as_secs())]
     NoModule,
+    /// No record came.
+    #[error("a child caused a program to be started and upcalld did not hear of it within {} s: this kernel was not built with CONFIG_STATIC_USERMODEHELPER, or for another path (--path)", WITHIN.as_secs())]
+    NoHelper,
     /// There is no child.
     #[error("no child could be started: {0}")]
     Child(std::io::Error),
@@ -111,6 +119,14 @@ impl Test {
         took.ok_or(Problem::NoModule)
     }
 
+    /// Has a child leave a cgroup whose release agent is a name of ours; says how long its record took.
+    pub(crate) fn run_umh(mut self) -> Result<Duration, Problem> {
+        let mut child = spawn(Hook::Umh).map_err(Problem::Child)?;
+        let took = self.wait_for(&mut child)?;
+        ended_soon(&mut child)?;
+        took.ok_or(Problem::NoHelper)
+    }
+
     /// Tells the daemon and then the child; `None`: no record came in time.
     fn wait_for(&mut self, child: &mut Child) -> Result<Option<Duration>, Problem> {
         let pid = child.id();
@@ -146,7 +162,8 @@ fn ended_soon(child: &mut Child) -> Result<Option<ExitStatus>, Problem> {
 
 fn is_of(news: &Value, pid: u32) -> bool {
     let found = news.pointer("/record/process/pid").and_then(Value::as_u64);
-    found == Some(u64::from(pid))
+    let named = news.pointer("/record/umh/name").and_then(Value::as_str);
+    found == Some(u64::from(pid)) || named == Some(&format!("{SELF_TEST}{pid}"))
 }
 
 #[expect(
@@ -181,9 +198,36 @@ pub(crate) fn child(hook: Hook) -> Result<(), Failure> {
             let description = CString::new(description).unwrap_or_default();
             keys::request(c"user", &description, c"upcalld").map(drop)
         }
+        Hook::Umh => empty_a_cgroup(),
         Hook::Module => modreq::want_file_system(c"upcalld-self-test"),
     };
     result.map_err(|errno| Failure::Odd(format!("{errno:?}")))
+}
+
+/// A hierarchy of cgroup v1 in a mount namespace of our own, and a cgroup in it that we enter and leave (cgroups(7)).
+fn empty_a_cgroup() -> Result<(), Errno> {
+    let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let none: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let options = Some("none,name=upcalld-self-test");
+    mount(
+        Some("upcalld"),
+        "/tmp",
+        Some("cgroup"),
+        MsFlags::empty(),
+        options,
+    )?;
+    let pid = std::process::id();
+    let write = |path: &str, text: &str| std::fs::write(path, text).map_err(errno);
+    write("/tmp/release_agent", &format!("{SELF_TEST}{pid}"))?;
+    std::fs::create_dir("/tmp/job").map_err(errno)?;
+    write("/tmp/job/notify_on_release", "1")?;
+    write("/tmp/job/cgroup.procs", "0")?;
+    write("/tmp/cgroup.procs", "0")?;
+    // The agent is told when it is empty, and told for nothing where it is gone.
+    let _ = poll(&mut [], PollTimeout::from(200_u8));
+    std::fs::remove_dir("/tmp/job").map_err(errno)
 }
 
 fn crash() -> ! {

@@ -7,6 +7,7 @@ use upcalld::hooks::install::{Uninstalled, uninstall};
 use upcalld::hooks::key::Standing;
 use upcalld::hooks::key::line::Lines;
 use upcalld::hooks::module::Uninstalled as Modprobe;
+use upcalld::hooks::umh::Standing as Helper;
 use upcalld::store::space;
 
 use crate::cli::{Hook, UninstallArgs};
@@ -35,6 +36,9 @@ struct Document<'a> {
     /// And of the module hook.
     #[serde(skip_serializing_if = "Option::is_none")]
     module: Option<&'static str>,
+    /// And of the static usermode helper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    umh: Option<&'static str>,
 }
 
 /// The JSON document of another hook alone.
@@ -65,15 +69,15 @@ pub(crate) fn run(context: &Context, asked: &UninstallArgs) -> Result<(), Failur
         return Err(Failure::root_only(context));
     }
     match asked.hook {
-        Some(Hook::Core) => core(context, None, None),
+        Some(Hook::Core) => core(context, [None; 3]),
         Some(Hook::Key) => alone(context, "key", &key(context)?),
         Some(Hook::Module) => alone(context, "module", &module(context, asked.for_now)?),
+        Some(Hook::Umh) => alone(context, "umh", &umh(context)?),
         None => {
             // One that cannot be given back is no reason to keep the others.
-            let (key, module) = (key(context), module(context, false));
-            let (given, kept) = (key.as_ref().ok(), module.as_ref().ok());
-            core(context, given, kept)?;
-            key.and(module).map(drop)
+            let others = [key(context), module(context, false), umh(context)];
+            core(context, others.each_ref().map(|other| other.as_ref().ok()))?;
+            others.into_iter().try_for_each(|other| other.map(drop))
         }
     }
 }
@@ -146,7 +150,27 @@ fn module(context: &Context, for_now: bool) -> Result<Other, Failure> {
     Ok(Other { state, text })
 }
 
-fn core(context: &Context, key: Option<&Other>, module: Option<&Other>) -> Result<(), Failure> {
+/// Takes the static usermode helper out.
+fn umh(context: &Context) -> Result<Other, Failure> {
+    let installed = context.umh.path().exists();
+    let standing = context.umh.uninstall().map_err(Failure::InstallUmh)?;
+    let place = context.umh.place().display();
+    let (state, text) = match (standing, installed) {
+        (Helper::Ours, _) => (
+            "restored",
+            format!("umh: {place} is removed; a kernel that wants it starts nothing now\n"),
+        ),
+        (_, true) => (
+            "foreign",
+            format!("umh: {place} was not ours any more; our file about it is removed\n"),
+        ),
+        (_, false) => (NOT_INSTALLED, "umh: not installed\n".to_owned()),
+    };
+    Ok(Other { state, text })
+}
+
+fn core(context: &Context, others: [Option<&Other>; 3]) -> Result<(), Failure> {
+    let [key, module, umh] = others;
     let lock = context.sysctl.lock();
     let lock = lock.map_err(|error| failed(context, error.into()))?;
     if let Some(file) = &context.sysctl_d {
@@ -170,9 +194,10 @@ fn core(context: &Context, key: Option<&Other>, module: Option<&Other>) -> Resul
             current: standing.into(),
             key: key.map(|other| other.state),
             module: module.map(|other| other.state),
+            umh: umh.map(|other| other.state),
         });
     }
-    let others = [key, module].into_iter().flatten();
+    let others = others.into_iter().flatten();
     let others = others.filter(|other| other.state != NOT_INSTALLED);
     let others: String = others.map(|other| other.text.as_str()).collect();
     print(&(others + &text(&done) + &kept(context)))

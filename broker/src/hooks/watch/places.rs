@@ -10,6 +10,7 @@ use super::super::key::line::{Line, Lines};
 use super::super::key::{KeyHook, KeyHookError, Standing as Program, Wrong};
 use super::super::module::{ModuleHook, ModuleHookError, Standing as Modprobe};
 use super::super::sysctl::{CoreSysctl, Standing};
+use super::super::umh::{Standing as Helper, UmhHook, UmhHookError};
 
 /// Why a hook could not be taken back.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub(super) enum TakeBackError {
     /// kernel.modprobe.
     #[error(transparent)]
     Module(#[from] ModuleHookError),
+    /// The static usermode helper.
+    #[error(transparent)]
+    Umh(#[from] UmhHookError),
 }
 
 /// What the kernel and the hook's file say.
@@ -133,6 +137,33 @@ impl Place for ModuleHook {
             Ok(Modprobe::Another(_) | Modprobe::Foreign(_) | Modprobe::NoModules) | Err(_) => {
                 Found::NotInstalled
             }
+        }
+    }
+
+    fn take_back(&self) -> Result<bool, TakeBackError> {
+        Ok(Self::take_back(self)?)
+    }
+}
+
+impl Place for UmhHook {
+    fn name(&self) -> &'static str {
+        "umh"
+    }
+
+    fn setting(&self) -> &'static str {
+        "the static usermode helper"
+    }
+
+    fn found(&self) -> Found {
+        match self.standing() {
+            Helper::Ours => Found::Ours,
+            Helper::Foreign if self.is_lost() => {
+                Found::Foreign(format!("{} is not ours any more", self.place().display()))
+            }
+            Helper::Nothing if self.is_lost() => {
+                Found::Foreign(format!("{} is gone", self.place().display()))
+            }
+            Helper::Foreign | Helper::Nothing => Found::NotInstalled,
         }
     }
 

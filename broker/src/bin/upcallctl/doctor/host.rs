@@ -9,6 +9,7 @@ use upcalld::control::Status;
 use upcalld::hooks::key::KeyHook;
 use upcalld::hooks::module::ModuleHook;
 use upcalld::hooks::sysctl::CoreSysctl;
+use upcalld::hooks::umh::UmhHook;
 use upcalld::policy;
 
 use crate::context::Context;
@@ -114,6 +115,16 @@ impl<'a> Host<'a> {
             hook
         } else {
             hook.below(&self.path("proc/sys/kernel"))
+        }
+    }
+
+    /// The static usermode helper.
+    pub(super) fn umh(&self) -> UmhHook {
+        let hook = self.context.umh.clone();
+        if self.root == Path::new("/") {
+            hook
+        } else {
+            hook.below(&self.path("sbin"))
         }
     }
 

@@ -5,6 +5,7 @@ use upcalld::hooks::key::KeyHookError;
 use upcalld::hooks::key::line::LineError;
 use upcalld::hooks::module::ModuleHookError;
 use upcalld::hooks::sysctl::SysctlError;
+use upcalld::hooks::umh::UmhHookError;
 
 use crate::context::Context;
 
@@ -61,6 +62,21 @@ pub(super) fn module(error: &ModuleHookError) -> Option<String> {
         | ModuleHookError::Lock(_)
         | ModuleHookError::Script(_)
         | ModuleHookError::NoModules => return None,
+    })
+}
+
+/// The static usermode helper.
+pub(super) fn umh(error: &UmhHookError) -> Option<String> {
+    Some(match error {
+        UmhHookError::Shim(_) => PROGRAM.to_owned(),
+        UmhHookError::Taken(path) => {
+            format!(
+                "if it is not needed: mv {0} {0}.old; then again",
+                path.display()
+            )
+        }
+        UmhHookError::Elsewhere(_) => "without --config".to_owned(),
+        UmhHookError::File(_) | UmhHookError::Link(_) | UmhHookError::Lock(_) => return None,
     })
 }
 

@@ -186,7 +186,11 @@ pub(super) fn self_test_failed(
         (None, Problem::Elsewhere) => (None, "give both the same --config DIR".to_owned()),
         (
             None,
-            Problem::Daemon(_) | Problem::Child(_) | Problem::NoKey { .. } | Problem::NoModule,
+            Problem::Daemon(_)
+            | Problem::Child(_)
+            | Problem::NoKey { .. }
+            | Problem::NoModule
+            | Problem::NoHelper,
         ) => (None, "see what it says, then again".to_owned()),
     };
     Failure::SelfTest {
