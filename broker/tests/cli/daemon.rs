@@ -306,7 +306,7 @@ fn the_doctors_exit_status_tells_errors_from_warnings() {
         (&"upcalld.doctor".into(), &0.into())
     );
     let findings = json["findings"].as_array().unwrap();
-    assert_eq!(findings.len(), 22);
+    assert_eq!(findings.len(), 23);
     assert!(
         findings
             .iter()

@@ -87,7 +87,7 @@ impl Context {
                 None => module,
             },
             umh: match &global.sysctl {
-                Some(directory) => umh.below(&directory.join("sbin")),
+                Some(directory) => umh.below(directory),
                 None => umh,
             },
             hooks,
