@@ -112,19 +112,23 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno>
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Random bytes from the kernel (getrandom(2)).
+/// A number that nobody else has had, for ids; it is no secret. It does not wait for the kernel's random numbers to be good
+/// (getrandom(2), `GRND_INSECURE`, 5.6): at boot, when modules are asked for, that can take for ever, and all that the
+/// kernel started would wait. What it has then may be the same after each boot, but the time is not.
 ///
 /// # Errors
-/// As getrandom(2): none after boot for so few bytes.
-pub fn random() -> Result<[u8; 8], Errno> {
+/// As getrandom(2): none for so few bytes.
+pub fn random() -> Result<u64, Errno> {
     let mut bytes = [0; 8];
+    let flags = libc::GRND_INSECURE;
     // SAFETY: getrandom writes at most the given number of bytes; the buffer has them.
-    let length = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if Errno::result(length)? == 8 {
-        Ok(bytes)
-    } else {
-        Err(Errno::EAGAIN)
+    let length = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), flags) };
+    if Errno::result(length)? != 8 {
+        return Err(Errno::EAGAIN);
     }
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let time = u64::try_from(time.map_or(0, |time| time.as_nanos())).unwrap_or(0);
+    Ok(u64::from_le_bytes(bytes) ^ time)
 }
 
 /// Ends this process at once, without running anything that its parent registered.

@@ -54,7 +54,7 @@ fn module(alias: &str) -> Request {
 }
 
 fn rand() -> u64 {
-    upcall_helpers::sys::random().map_or(0, u64::from_le_bytes)
+    upcall_helpers::sys::random().unwrap_or(0)
 }
 
 /// What the shim would be told, and what the record says then.

@@ -7,8 +7,7 @@ use upcall_helpers::{sys, wire};
 /// # Errors
 /// As getrandom(2).
 pub fn new() -> Result<String, nix::errno::Errno> {
-    let random = u64::from_le_bytes(sys::random()?);
-    Ok(text(wire::id(random)))
+    Ok(text(wire::id(sys::random()?)))
 }
 
 /// The id that a shim has drawn.

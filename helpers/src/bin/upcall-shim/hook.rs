@@ -33,5 +33,5 @@ pub(crate) fn standard(kind: &str) -> HookFile {
 
 /// An id that nobody else has.
 pub(crate) fn new_id() -> [u8; ID_LENGTH] {
-    id(u64::from_le_bytes(sys::random().unwrap_or_default()))
+    id(sys::random().unwrap_or_default())
 }
