@@ -26,9 +26,14 @@ pub(crate) fn file(words: &mut Vec<Vec<u8>>, kind: &str) -> HookFile {
     HookFile::read(Path::new(OsStr::from_bytes(directory)), kind)
 }
 
-/// The file of this hook, where the kernel's words are all its own.
+/// The file of this hook, where the kernel's words are all its own: it starts us for everything, and the daemon is the one
+/// that was installed for that.
 pub(crate) fn standard(kind: &str) -> HookFile {
-    HookFile::read(Path::new(OsStr::from_bytes(HOOKS)), kind)
+    let read = |kind| HookFile::read(Path::new(OsStr::from_bytes(HOOKS)), kind);
+    HookFile {
+        socket: read("umh").socket,
+        ..read(kind)
+    }
 }
 
 /// An id that nobody else has.
