@@ -55,6 +55,7 @@ const CALLS: &[i64] = &[
     libc::SYS_renameat,        // records that are complete
     libc::SYS_renameat2,       // what must not replace anything
     libc::SYS_linkat,          // a core gets its name
+    libc::SYS_symlinkat,       // a hook that is a link to the shim, taken back
     libc::SYS_fchmod,          // what a group may read
     libc::SYS_fchmodat,        // the same by path
     libc::SYS_fchown,          // whose group
@@ -131,6 +132,7 @@ const OLDER: &[i64] = &[
     libc::SYS_rmdir,           // as unlinkat
     libc::SYS_unlink,          // as unlinkat
     libc::SYS_rename,          // as renameat
+    libc::SYS_symlink,         // as symlinkat
     libc::SYS_chmod,           // as fchmodat
     libc::SYS_chown,           // as fchownat
     libc::SYS_poll,            // as ppoll

@@ -46,6 +46,9 @@ fn whoever_takes_the_daemon_over_starts_and_enters_and_reaches_nothing() {
     if std::env::var_os(INSIDE).is_some() {
         put_on(Unlisted::Refused);
         attack();
+        // And what it has a use for: a hook that is a link, taken back.
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/x", directory.path().join("link")).unwrap();
         println!("all refused");
         return;
     }
