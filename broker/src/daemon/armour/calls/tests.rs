@@ -159,7 +159,6 @@ const NEVER: [i64; 37] = [
     libc::SYS_prlimit64,
     libc::SYS_kill,
     libc::SYS_mknodat,
-    libc::SYS_symlinkat,
     libc::SYS_setxattr,
     libc::SYS_swapon,
     libc::SYS_bpf,
