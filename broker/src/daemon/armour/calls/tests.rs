@@ -125,7 +125,7 @@ fn a_daemon_that_shall_end_does() {
 }
 
 /// What containers were escaped from with, and hosts taken over.
-const NEVER: [i64; 37] = [
+const NEVER: [i64; 36] = [
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_setns,
