@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::stat::fstat;
 use upcall_helpers::sys as calls;
 use upcall_helpers::wire::WaitStatus;
 
@@ -15,8 +14,7 @@ use super::sys;
 /// How long a process that has ended is waited for to be reaped, in milliseconds.
 const REAPED_WITHIN: u32 = 20;
 
-/// One process, from first touch to last. Comparing numbers compares nothing: they are used again. Two references are
-/// to the same process where [`PidRef::is_same`] says so.
+/// One process, from first touch to last. Comparing numbers compares nothing: they are used again.
 #[derive(Debug)]
 pub struct PidRef {
     pid: u32,
@@ -103,16 +101,6 @@ impl PidRef {
         }
         Ok(None)
     }
-
-    /// Whether both are the same process: a pidfd's inode is its process's own on kernels since 6.9; before, all
-    /// pidfds share one, and numbers of two verified references decide.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let inode = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).ok();
-        self.pid == other.pid
-            && inode(&self.fd) == inode(&other.fd)
-            && self.verify().is_ok()
-            && other.verify().is_ok()
-    }
 }
 
 /// The `Pid:` line of /proc/self/fdinfo/N (proc_pid_fdinfo(5)).
@@ -136,9 +124,7 @@ mod tests {
         let own = PidRef::open(std::process::id()).unwrap();
         let again = PidRef::from_pidfd(calls::pidfd_open(std::process::id()).unwrap()).unwrap();
         assert_eq!(again.pid(), std::process::id());
-        assert!(own.is_same(&again) && own.verify().is_ok());
-        let init = PidRef::open(1).unwrap();
-        assert!(!own.is_same(&init));
+        assert!(own.verify().is_ok() && again.verify().is_ok());
         assert_eq!(number_of(&again.fd), Ok(std::process::id()));
     }
 }
