@@ -26,6 +26,8 @@ pub struct Known {
     words: &'static [&'static [Word]],
     /// Whether the kernel waits for its end, and so whoever caused it (`UMH_WAIT_PROC`).
     pub waited_for: bool,
+    /// Whether its word is the path of a cgroup of v1 that has lost its last process.
+    pub told_of_cgroup: bool,
     /// Whether it must run whatever happens to us: without it a machine that is too hot stays on.
     pub fail_open: bool,
 }
@@ -35,6 +37,7 @@ const fn known(name: &'static str, words: &'static [&'static [Word]]) -> Known {
         name,
         words,
         waited_for: false,
+        told_of_cgroup: false,
         fail_open: false,
     }
 }
@@ -43,6 +46,13 @@ const fn waited_for(known: Known) -> Known {
     Known {
         waited_for: true,
         ..known
+    }
+}
+
+const fn agent(name: &'static str) -> Known {
+    Known {
+        told_of_cgroup: true,
+        ..known(name, &[&[Path]])
     }
 }
 
@@ -58,9 +68,9 @@ use Word::{Name, Of, Path, Text};
 /// All of them.
 pub const KNOWN: [Known; 16] = [
     // kernel/cgroup/cgroup-v1.c, cgroup1_release_agent: the cgroup's path.
-    known("release_agent", &[&[Path]]),
-    known("/lib/systemd/systemd-cgroups-agent", &[&[Path]]),
-    known("/usr/lib/systemd/systemd-cgroups-agent", &[&[Path]]),
+    agent("release_agent"),
+    agent("/lib/systemd/systemd-cgroups-agent"),
+    agent("/usr/lib/systemd/systemd-cgroups-agent"),
     // lib/kobject_uevent.c: the subsystem; what happened is in the environment.
     known("uevent_helper", &[&[Name]]),
     known("/sbin/hotplug", &[&[Name]]),
@@ -169,7 +179,7 @@ mod tests {
     #[test]
     fn a_release_agent_that_names_another_program_is_odd() {
         for known in KNOWN {
-            let agent = known.name.contains("agent");
+            let agent = known.told_of_cgroup;
             let look = of(known.name, &["/docker/3f9c/x"]);
             assert_eq!(matches!(look, Look::Known(_)), agent, "{}", known.name);
         }

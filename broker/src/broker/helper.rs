@@ -1,6 +1,6 @@
-//! One module, or another helper of the kernel's, from its arrival to its record. The order is a core's; what is different: whoever asked waits, and behind
-//! fifty of them the whole host, so nothing here waits for anybody, and the answer goes out before the record is
-//! written. What may run is the host's own program, which the shim becomes.
+//! One module, or another helper of the kernel's, from its arrival to its record. The order is a core's; what is different:
+//! whoever asked waits, and behind fifty of them the whole host, so nothing here waits for anybody, and the answer goes
+//! out before the record is written. What may run is the host's own program, which the shim becomes.
 
 use std::sync::Arc;
 use std::time::Duration;

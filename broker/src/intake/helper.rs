@@ -62,7 +62,7 @@ impl Helper {
 
     /// The path of the cgroup that has lost its last process, which is what a release agent is told (cgroups(7)).
     pub fn emptied(&self) -> Option<&[u8]> {
-        let agent = self.name.ends_with(b"agent") && matches!(self.look(), Look::Known(_));
+        let agent = matches!(self.look(), Look::Known(known) if known.told_of_cgroup);
         self.words.first().map(Vec::as_slice).filter(|_| agent)
     }
 }

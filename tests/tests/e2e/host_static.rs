@@ -133,7 +133,7 @@ fn host_static_a_release_agent_of_somebodys_own_does_not_run() -> Result<()> {
             .arg(agent);
         run(&mut unshare)?;
     }
-    for name in [evil.to_string_lossy().as_ref(), "/sbin/modprobe"] {
+    for name in [evil.to_string_lossy().as_ref(), "/sbin/modprobe", PLACE] {
         let record = scene.record(name, |record| {
             record.umh.as_ref().is_some_and(|umh| umh.name == name)
         })?;

@@ -85,17 +85,26 @@ fn our_own_programs_are_no_way_around_the_rules() -> Result<()> {
     needs!(Root);
     let scene = Scene::new(SHIPPED)?;
     program(&scene.sandbox, "modprobe")?;
-    for link in ["core", "request-key", "modprobe", "release_agent"] {
+    let refused = |count: usize, name: &str| -> Result<()> {
+        let all = scene.records(count, std::time::Duration::from_secs(10))?;
+        let of = |record: &&Record| record.umh.as_ref().is_some_and(|umh| umh.name == name);
+        let record = all.iter().find(of).context("its record")?;
+        assert_eq!(record.outcome, Outcome::Refused, "{record:?}");
+        Ok(())
+    };
+    for (count, link) in ["core", "request-key", "modprobe"].into_iter().enumerate() {
         let own = scene.sandbox.libexec().join(link);
         let own = own.to_str().context("its path")?;
         let status = start(&scene.sandbox, own, &["/docker/3f9c/x"])?;
-        assert_ne!(status.code(), Some(0), "{link}");
+        assert_eq!(status.code(), Some(1), "{link}");
         assert_eq!(words(ran(&scene.sandbox)), None, "{link}");
+        refused(count + 1, own)?;
     }
     // By its usual path it is a module's only with a module's words, and where kernel.modprobe says so.
     let status = start(&scene.sandbox, "/sbin/modprobe", &["/docker/3f9c/x"])?;
     assert_eq!(status.code(), Some(1));
     assert_eq!(words(ran(&scene.sandbox)), None);
+    refused(4, "/sbin/modprobe")?;
     assert!(crate::scene::nothing_in(&scene.sandbox.spool()));
     scene.end()
 }

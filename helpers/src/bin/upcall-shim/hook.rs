@@ -30,8 +30,12 @@ pub(crate) fn file(words: &mut Vec<Vec<u8>>, kind: &str) -> HookFile {
 /// that was installed for that.
 pub(crate) fn standard(kind: &str) -> HookFile {
     let read = |kind| HookFile::read(Path::new(OsStr::from_bytes(HOOKS)), kind);
+    let umh = read("umh");
+    if kind == "umh" {
+        return umh;
+    }
     HookFile {
-        socket: read("umh").socket,
+        socket: umh.socket,
         ..read(kind)
     }
 }

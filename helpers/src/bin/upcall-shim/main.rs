@@ -1,10 +1,11 @@
 //! upcall-shim: what the kernel starts.
 //!
-//! One program for every hook: the path that is executed says which; where it says none, the kernel starts us for all. For `core` it passes the kernel's pipe, pidfd
-//! and words to the daemon and stays until somebody holds the claim to the pipe. It decides nothing, parses nothing a
-//! tenant wrote, and where the daemon is not there or too late it keeps the core in the spool. For `request-key` it is
-//! the process that may answer: it asks, does what the daemon says with its children, and ends in time whatever they do.
-//! For `modprobe`, and for the other programs that the kernel starts, it asks and becomes the host's own, or refuses.
+//! One program for every hook: the path that is executed says which; where it says none, the kernel starts us for all.
+//! For `core` it passes the kernel's pipe, pidfd and words to the daemon and stays until somebody holds the claim to the
+//! pipe. It decides nothing, parses nothing a tenant wrote, and where the daemon is not there or too late it keeps the
+//! core in the spool. For `request-key` it is the process that may answer: it asks, does what the daemon says with its
+//! children, and ends in time whatever they do. For `modprobe`, and for the other programs that the kernel starts, it
+//! asks and becomes the host's own, or refuses.
 
 #![no_main]
 
@@ -32,11 +33,9 @@ use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::Mode;
 use upcall_helpers::wire::{CORE_WORDS, KEY_WORDS};
 
-/// Exit statuses; the kernel looks at none of them.
+/// Exit statuses. Who wants a module or a key looks at none of them; a bridge does its spanning tree itself after a failure.
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;
-/// Started by hand, or by a hook that this version does not serve.
-const USAGE: u8 = 2;
 
 /// The whole program; returns its exit status.
 fn run() -> u8 {

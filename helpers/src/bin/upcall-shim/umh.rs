@@ -13,7 +13,7 @@ use upcall_helpers::umh::{Look, POWEROFF, look};
 use upcall_helpers::wire::{Hook, KEY_WORDS, Request};
 
 use crate::becoming::{self, Wanted};
-use crate::{FAILURE, USAGE, hook, key, module};
+use crate::{FAILURE, hook, key, module};
 
 /// The names that we stand in for, and what each then goes by.
 const LINKS: [(&[u8], &str); 5] = [
@@ -51,9 +51,10 @@ pub(crate) fn serve_link(goes_by: &str, mut words: Vec<Vec<u8>>) -> u8 {
 
 /// For all programs: `program` is the one that the kernel wanted.
 pub(crate) fn serve_any(program: &[u8], words: Vec<Vec<u8>>) -> u8 {
-    // By our own path, as which nobody can want us but by hand, or by a setting that is wrong.
+    let umh = || hook::standard("umh");
+    // We ourselves, whom somebody has named who may name any program: that is asked about, and nothing is to become.
     if !program.starts_with(b"/") || becoming::is_own(program) {
-        return USAGE;
+        return ask(&umh(), program, b"", words);
     }
     let is_key = words.len() == KEY_WORDS.len() && words.first().is_some_and(|w| w == b"create");
     if program == b"/sbin/request-key" && is_key {
@@ -66,9 +67,9 @@ pub(crate) fn serve_any(program: &[u8], words: Vec<Vec<u8>>) -> u8 {
         .chain(words.iter().map(Vec::as_slice))
         .collect();
     if setting(POWEROFF_SETTING) == asked {
-        return ask(&hook::standard("umh"), POWEROFF.as_bytes(), program, words);
+        return ask(&umh(), POWEROFF.as_bytes(), program, words);
     }
-    ask(&hook::standard("umh"), program, program, words)
+    ask(&umh(), program, program, words)
 }
 
 fn ask(hook: &HookFile, goes_by: &[u8], program: &[u8], words: Vec<Vec<u8>>) -> u8 {
