@@ -41,6 +41,8 @@ pub struct UmhHook {
     place: PathBuf,
     shim: Shim,
     writer: OneWriter,
+    /// Whether a kernel is to start it.
+    real: bool,
 }
 
 /// Why it cannot be put in or taken out.
@@ -86,6 +88,7 @@ impl UmhHook {
                 .unwrap_or_else(|| PLACE.into()),
             shim,
             writer: OneWriter::host(),
+            real: true,
         }
     }
 
@@ -104,6 +107,7 @@ impl UmhHook {
         Self {
             place,
             writer,
+            real: false,
             ..self
         }
     }
@@ -146,7 +150,7 @@ impl UmhHook {
     /// See [`UmhHookError`]; everything is as it was then.
     pub fn install(&self, lock: &Lock) -> Result<Before, UmhHookError> {
         self.shim.check()?;
-        if !self.shim.is_default() && self.writer == OneWriter::host() {
+        if self.real && !self.shim.is_default() {
             let usual = Path::new(super::pattern::DEFAULT_HOOKS);
             return Err(UmhHookError::Elsewhere(usual.join(FILE)));
         }
