@@ -75,12 +75,13 @@ impl Write for Patient {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let missing = UNSAID.told().map(|lost| lost + "\n").unwrap_or_default();
         let mut parts = missing.as_bytes().chunks(PART).chain(line.chunks(PART));
+        // Before it is asked: two who are told at once that there is room for one would be one who waits.
+        let mut stderr = std::io::stderr().lock();
         let written = parts.try_for_each(|part| {
-            let stderr = std::io::stderr();
             if !takes(stderr.as_fd()) {
                 return Err(ErrorKind::WouldBlock.into());
             }
-            stderr.lock().write_all(part)
+            stderr.write_all(part)
         });
         if written.is_err() {
             UNSAID.one_more();

@@ -148,6 +148,7 @@ mod tests {
     #[test]
     fn nobody_changes_a_sealed_program_not_even_root() {
         if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("SKIPPED: needs root");
             return;
         }
         let directory = tempfile::tempdir_in("/root").unwrap();
@@ -173,6 +174,7 @@ mod tests {
     #[test]
     fn a_program_that_others_could_have_written_is_not_sealed() {
         if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("SKIPPED: needs root");
             return;
         }
         let directory = tempfile::tempdir_in("/root").unwrap();
