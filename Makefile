@@ -25,6 +25,11 @@ endif
 HELPERS  := upcall-shim upcall-enter upcall-store upcall-place
 PROGRAMS := $(TARGET)/helper
 STATIC   := -Ctarget-feature=+crt-static
+# What the kernel and every upcall wait for, with musl where rustup has it: glibc asks the processor some eighty things
+# before main, and in a virtual machine each of them is the hypervisor's to answer.
+WAITED   := upcall-shim upcall-enter upcall-place
+MUSL     := $(shell uname -m)-unknown-linux-musl
+HAS_MUSL := $(wildcard $(shell $(or $(RUSTC),rustc) --print target-libdir --target $(MUSL) 2>/dev/null)/libstd-*.rlib)
 
 # Where shells look for completions, below PREFIX.
 COMPLETIONS := share/bash-completion/completions/upcallctl share/zsh/vendor-completions/_upcallctl \
@@ -54,8 +59,12 @@ build: helpers ## build it; what the kernel starts is linked statically
 
 helpers:
 	@tools/need $(BUILD_PACKAGES)
-	@for program in $(HELPERS); do \
+	@for program in $(if $(HAS_MUSL),$(filter-out $(WAITED),$(HELPERS)),$(HELPERS)); do \
 		$(CARGO) rustc --quiet --package upcall-helpers --bin $$program --profile helper -- $(STATIC); done
+	@for program in $(if $(HAS_MUSL),$(WAITED)); do \
+		$(CARGO) rustc --quiet --package upcall-helpers --no-default-features --features programs \
+			--bin $$program --profile helper --target $(MUSL); \
+		install -D $(TARGET)/$(MUSL)/helper/$$program $(PROGRAMS)/$$program; done
 
 # With symbols: a debugger is to find in a core what crashed.
 test-programs: helpers

@@ -152,7 +152,14 @@ pub fn load_argument(argument: u32) -> Instruction {
 }
 
 /// The 32 bits that the kernel reads of an ioctl(2) request, and an argument shows.
-#[expect(clippy::cast_possible_truncation, reason = "as the kernel does")]
+#[cfg_attr(
+    target_env = "musl",
+    expect(clippy::cast_sign_loss, reason = "as the kernel does")
+)]
+#[cfg_attr(
+    not(target_env = "musl"),
+    expect(clippy::cast_possible_truncation, reason = "as the kernel does")
+)]
 pub const fn low(request: libc::Ioctl) -> u32 {
     request as u32
 }

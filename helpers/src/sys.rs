@@ -123,9 +123,10 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno>
 /// As getrandom(2): none for so few bytes.
 pub fn random() -> Result<u64, Errno> {
     let mut bytes = [0; 8];
-    let flags = libc::GRND_INSECURE;
-    // SAFETY: getrandom writes at most the given number of bytes; the buffer has them.
-    let length = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), flags) };
+    let (buffer, length) = (bytes.as_mut_ptr(), bytes.len());
+    // SAFETY: getrandom writes at most the given number of bytes; the buffer has them. Not by its wrapper: std refers to
+    // that weakly, and a static program linked as a whole then takes it for null.
+    let length = unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, libc::GRND_INSECURE) };
     if Errno::result(length)? != 8 {
         return Err(Errno::EAGAIN);
     }
@@ -327,9 +328,18 @@ const IOPRIO_WHO_PROCESS: i32 = 1;
 /// # Errors
 /// The first call that failed.
 pub fn reset_scheduling() -> Result<(), Errno> {
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: sched_setscheduler reads one sched_param, which lives here; 0 is the calling thread.
-    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const param) })?;
+    let priority: libc::c_int = 0;
+    // SAFETY: sched_setscheduler reads one sched_param, which is one int to the kernel (sched_setscheduler(2)) and lives
+    // here; 0 is the calling thread. Not by its wrapper: musl's does nothing but fail.
+    let scheduler = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            libc::SCHED_OTHER,
+            &raw const priority,
+        )
+    };
+    Errno::result(scheduler)?;
     // SAFETY: setpriority takes three numbers.
     let nice = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
     match Errno::result(nice) {
@@ -414,9 +424,14 @@ pub fn reset_sigpipe() {
     default_action(libc::SIGPIPE);
 }
 
+/// Not by signal(3): C libraries keep the first of the real-time signals for themselves, each its own number of them.
 fn default_action(signal: i32) {
-    // SAFETY: signal with SIG_DFL installs no code of ours; numbers it does not take are refused with EINVAL.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's `struct sigaction` of zeroes is SIG_DFL without flags (asm-generic/signal.h); none is longer.
+    let default = [0_u64; 4];
+    let (none, mask) = (std::ptr::null::<u64>(), size_of::<u64>());
+    // SAFETY: rt_sigaction reads one `struct sigaction` from a buffer as long as any, and installs no code of ours;
+    // numbers it does not take are refused with EINVAL.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, mask) };
 }
 
 /// What statx(2) says about an open descriptor without asking the file's server (`AT_STATX_DONT_SYNC`): a FUSE server

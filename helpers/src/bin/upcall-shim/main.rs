@@ -37,25 +37,23 @@ use upcall_helpers::wire::{CORE_WORDS, KEY_WORDS};
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;
 
-/// The whole program; returns its exit status.
-fn run() -> u8 {
+/// The whole program; `words` as execve(2) was given them, the name first. Returns its exit status.
+fn run(mut words: impl Iterator<Item = Vec<u8>>) -> u8 {
     // A crash of ours must not come back to us, nor anybody read our memory.
     if set_dumpable(false).is_err() || occupy_standard_numbers().is_err() {
         return FAILURE;
     }
-    let mut arguments = std::env::args_os();
-    let name = arguments.next().unwrap_or_default();
-    let words: Vec<Vec<u8>> = arguments.map(|word| word.as_bytes().to_vec()).collect();
+    let wanted = words.next().unwrap_or_default();
+    let words: Vec<Vec<u8>> = words.collect();
     let executed = sys::executed();
     if let Some(role) = Role::of(executed) {
         return role.serve(words);
     }
     // The kernel starts one program for all: what it wanted is a link of ours, or something else.
-    let wanted = name.as_bytes();
-    let ours = Role::of(wanted).filter(|role| role.fits(&words) && becoming::is_own(wanted));
+    let ours = Role::of(&wanted).filter(|role| role.fits(&words) && becoming::is_own(&wanted));
     match ours {
         Some(role) => role.serve(words),
-        None => umh::serve_any(wanted, words),
+        None => umh::serve_any(&wanted, words),
     }
 }
 
