@@ -73,7 +73,7 @@ fn run() -> Result<()> {
     }
     if wanted("key") {
         // More would be more keys than its container may have: the kernel forgets them after minutes.
-        key::run(&programs, rounds.min(9))?;
+        key::run(&programs, rounds.min(7))?;
     }
     if wanted("modules") {
         modules::run(&programs, rounds)?;
