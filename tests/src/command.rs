@@ -14,12 +14,16 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How many times longer than here everything may take: more than once on machines that are slow, as emulated ones are.
 pub const SLOW: &str = "UPCALLD_TEST_SLOW";
 
+/// How many times longer everything may take on this machine; 1 at least.
+pub fn slowness() -> u32 {
+    let times = std::env::var(SLOW).ok();
+    let times = times.and_then(|times| times.parse().ok());
+    times.unwrap_or(1).max(1)
+}
+
 /// What takes so long at most, on this machine.
 pub fn at_most(time: Duration) -> Duration {
-    let times = std::env::var(SLOW)
-        .ok()
-        .and_then(|times| times.parse().ok());
-    time.saturating_mul(times.unwrap_or(1))
+    time.saturating_mul(slowness())
 }
 
 /// A command that is not started yet.

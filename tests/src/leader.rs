@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -89,12 +90,14 @@ impl Leader {
 /// # Errors
 /// It is gone.
 pub fn namespaces(pid: u32) -> Result<BTreeMap<String, u64>> {
+    // Some kernels have fewer: then nobody has those.
+    let there = |name: &&&str| Path::new("/proc/self/ns").join(name).exists();
     let inode = |name: &&str| -> Result<(String, u64)> {
         let path = format!("/proc/{pid}/ns/{name}");
         let meta = std::fs::metadata(&path).context(path)?;
         Ok(((*name).to_owned(), meta.ino()))
     };
-    NAMESPACES.iter().map(inode).collect()
+    NAMESPACES.iter().filter(there).map(inode).collect()
 }
 
 /// /proc/PID/limits, put into the kernel's order (asm-generic/resource.h).

@@ -1,7 +1,7 @@
 //! A helper's report with everything that differs from run to run put in relation to its container's init: so it can
 //! be compared with a golden file, field by field, and nothing is left out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
@@ -183,7 +183,10 @@ pub fn golden(name: &str, found: &Value) -> Result<()> {
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     let mut differences = Vec::new();
-    let (mut golden, mut ours) = (expected.lines(), found.lines());
+    // Some kernels have no time namespaces: then a helper can be in none.
+    let timeless = !Path::new("/proc/self/ns/time").exists();
+    let there = |line: &&str| !(timeless && line.trim_start().starts_with("\"time\": "));
+    let (mut golden, mut ours) = (expected.lines().filter(there), found.lines());
     loop {
         match (golden.next(), ours.next()) {
             (None, None) => break,

@@ -62,6 +62,8 @@ pub enum Need {
     KernelModprobe,
     /// One that starts one program for all of its helpers.
     StaticHelper,
+    /// One that shows nothing of itself, so without kprobes and tracefs (kernel_lockdown(7)).
+    Lockdown,
     /// AppArmor, switched on, and the program that loads profiles: unpacked by `make check`.
     AppArmor,
     /// The kernel's AFS client.
@@ -85,6 +87,7 @@ impl Need {
             | Self::MemoryController
             | Self::FreezerV1
             | Self::StaticHelper
+            | Self::Lockdown
             | Self::AppArmor
             | Self::Afs
             | Self::Nfs
@@ -186,6 +189,11 @@ impl Need {
             Self::KernelModprobe => (
                 Path::new("/proc/sys/kernel/modprobe").exists(),
                 "a kernel with modules (kernel.modprobe)",
+            ),
+            Self::Lockdown => (
+                std::fs::read_to_string("/sys/kernel/security/lockdown")
+                    .is_ok_and(|modes| modes.contains("[confidentiality]")),
+                "a kernel with modules in lockdown (lockdown=confidentiality)",
             ),
             Self::MemoryController => (
                 Path::new("/sys/fs/cgroup/memory").is_dir()

@@ -46,6 +46,8 @@ mod host_kinds;
 mod host_missed;
 #[cfg(test)]
 mod host_module_install;
+#[cfg(test)]
+mod host_module_lockdown;
 mod host_module_scene;
 #[cfg(test)]
 mod host_modules;
