@@ -89,8 +89,8 @@ fn descriptors(pid: u32) -> BTreeMap<String, usize> {
             continue;
         };
         let target = target.to_string_lossy();
-        // Programs of rules are sealed once and kept.
-        if target.starts_with("/memfd:") {
+        // Programs of rules are sealed once and kept; the kernel is traced from the first time on that a module is wanted.
+        if target.starts_with("/memfd:") || target.starts_with("/instances/upcalld_") {
             continue;
         }
         // Pipes and sockets have numbers.
