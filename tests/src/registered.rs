@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -29,7 +30,7 @@ pub struct Registered {
     unshare: Child,
     init: u32,
     cgroup: PathBuf,
-    root: Rootfs,
+    root: Arc<Rootfs>,
     id: String,
 }
 
@@ -52,8 +53,22 @@ impl Registered {
     /// # Errors
     /// unshare fails; there is no cgroup2.
     pub fn unregistered(sandbox: &Sandbox, name: &str) -> Result<Self> {
-        let id = format!("{}-{name}", sandbox.tag());
         let root = Rootfs::create(sandbox, sandbox.path("bundles").join(name))?;
+        Self::in_root(sandbox, name, Arc::new(root))
+    }
+
+    /// Starts and registers another one in the same root: a thousand roots would fill the memory they are in.
+    ///
+    /// # Errors
+    /// As [`Registered::start`].
+    pub fn beside(&self, sandbox: &Sandbox, name: &str) -> Result<Self> {
+        let registered = Self::in_root(sandbox, name, Arc::clone(&self.root))?;
+        registered.register(sandbox)?;
+        Ok(registered)
+    }
+
+    fn in_root(sandbox: &Sandbox, name: &str, root: Arc<Rootfs>) -> Result<Self> {
+        let id = format!("{}-{name}", sandbox.tag());
         let mut unshare = command("unshare");
         unshare.args([
             "--user", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork",

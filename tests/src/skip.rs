@@ -52,6 +52,10 @@ pub enum Need {
     FreezerV1,
     /// The memory controller of cgroup v1, or that of cgroup2 for children of the root.
     MemoryController,
+    /// ext4 on a file, and fsfreeze(8).
+    LoopDisk,
+    /// A machine that is the tests' alone, whose clock they may set.
+    Guest,
     /// Leave to change the host's hooks for a moment: `make check-host`.
     HostHooks,
     /// A kernel that connects to sockets for cores.
@@ -92,6 +96,7 @@ impl Need {
             | Self::Afs
             | Self::Nfs
             | Self::Cifs => self.kernel(),
+            Self::HostHooks | Self::Guest | Self::KeyutilsSource => self.leave(),
             Self::Root => (nix::unistd::Uid::effective().is_root(), "root"),
             Self::Podman => (has("podman") && has("conmon"), "podman and conmon"),
             Self::Docker => (has("dockerd") && has("docker"), "dockerd and docker"),
@@ -119,11 +124,6 @@ impl Need {
                         .all(|place| place.is_dir()),
                 "nfsidmap and cifs.upcall (tools/unpack TARGET/unpacked nfs-common …)",
             ),
-            Self::KeyutilsSource => (
-                std::env::var_os("UPCALLD_TEST_KEYUTILS").is_some()
-                    && crate::programs::target().join("keyutils/tests").is_dir(),
-                "the tests of keyutils (make check-keyutils)",
-            ),
             Self::Coredumpctl => (
                 has("coredumpctl")
                     || crate::programs::unpacked("systemd-coredump")
@@ -142,17 +142,36 @@ impl Need {
                     && Path::new("/lib/systemd/systemd").exists(),
                 "systemd, systemd-nspawn and dpkg",
             ),
-            Self::Systemd => (has("systemd-analyze"), "systemd-analyze"),
-            Self::HostHooks => (
-                std::env::var_os("UPCALLD_TEST_HOST_HOOKS").is_some(),
-                "the host's own hooks (make check-host)",
+            Self::LoopDisk => (
+                has("mkfs.ext4") && has("fsfreeze") && Path::new("/dev/loop-control").exists(),
+                "mkfs.ext4 and fsfreeze",
             ),
+            Self::Systemd => (has("systemd-analyze"), "systemd-analyze"),
         };
         (!there).then_some(what)
     }
 }
 
 impl Need {
+    /// What whoever runs the tests has to say.
+    fn leave(self) -> (bool, &'static str) {
+        let said = |name: &str| std::env::var_os(name).is_some();
+        if self == Self::HostHooks {
+            let leave = said("UPCALLD_TEST_HOST_HOOKS");
+            return (leave, "the host's own hooks (make check-host)");
+        }
+        if self == Self::Guest {
+            let ours = said("UPCALLD_TEST_GUEST");
+            return (ours, "a machine of the tests' own (make check-kernels)");
+        }
+        let there = crate::programs::target().join("keyutils/tests").is_dir();
+        let wanted = said("UPCALLD_TEST_KEYUTILS");
+        (
+            wanted && there,
+            "the tests of keyutils (make check-keyutils)",
+        )
+    }
+
     /// The one program that it is, and whether it is there.
     fn program(self) -> (bool, &'static str) {
         const PROGRAMS: [(Need, &str); 6] = [

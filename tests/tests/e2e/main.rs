@@ -114,6 +114,8 @@ mod ns_runtime_oci;
 #[cfg(test)]
 mod ns_runtime_system;
 #[cfg(test)]
+mod ns_scarce;
+#[cfg(test)]
 mod ns_service;
 #[cfg(test)]
 mod ns_spool;

@@ -314,6 +314,31 @@ fn a_helper_gets_no_more_memory_than_its_rule_gives() -> Result<()> {
 }
 
 #[test]
+fn where_no_memory_can_be_limited_a_rule_that_does_is_refused_and_says_so() -> Result<()> {
+    needs!(Root, Runc, Guest);
+    let limited = "cgroup = \"broker\", memory = \"16MiB\", timeout";
+    let scene = Scene::new(&rule().replace("timeout", limited))?;
+    let container = Runc::new("web")
+        .user_namespace()
+        .root(script("/helper", "cat >/dev/null"))
+        .start(&scene.sandbox)?;
+    let dump = CoreDump::of(container.init())?;
+    // Whoever makes cgroups gives their children the controller, as runc has just done.
+    let given = "/sys/fs/cgroup/cgroup.subtree_control";
+    std::fs::write(given, "-memory")?;
+    let (record, _) = scene.dump(&dump)?;
+    let run = action(&record, "run")?;
+    assert_eq!(run.outcome, Outcome::Failed, "{record:?}");
+    let message = run.message.as_deref().unwrap_or_default();
+    assert!(message.contains("run.address_space"), "{record:?}");
+    std::fs::write(given, "+memory")?;
+    let (record, _) = scene.dump(&dump)?;
+    assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+    drop(container);
+    scene.end()
+}
+
+#[test]
 fn uid_0_of_a_container_that_has_none_is_not_taken() -> Result<()> {
     needs!(Root, Unprivileged);
     let rule = run_rule(r#""/probe""#, "").replace("timeout", "user = \"root\", timeout");
