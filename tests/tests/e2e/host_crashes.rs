@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
-use upcall_e2e::command::{command, pause, until};
+use upcall_e2e::command::{at_most, command, pause, until};
 use upcall_e2e::container::{Container, pid_of, runs, waits};
 use upcall_e2e::hook;
 use upcall_e2e::leader::Leader;
@@ -397,12 +397,12 @@ fn a_process_killed_while_it_dumps_has_one_record() -> Result<()> {
     for millis in [0, 3, 10, 30, 60] {
         let victim = container.victim(&["--mib=200"])?;
         container.crash(victim)?;
-        pause(Duration::from_millis(millis));
+        pause(at_most(Duration::from_millis(millis)));
         let _ = kill(pid_of(victim), Signal::SIGKILL);
         until(Duration::from_secs(10), "its end", || {
             (!runs(victim)).then_some(())
         })?;
-        pause(Duration::from_millis(200));
+        pause(at_most(Duration::from_millis(200)));
         let all = scene.daemon.records().all();
         let of_it = all
             .iter()
