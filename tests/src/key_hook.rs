@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
-use crate::command::{at_most, command, run};
+use crate::command::{at_most, command, run, until};
 use crate::hook::HostHook;
 use crate::sandbox::Sandbox;
 
@@ -82,6 +83,46 @@ impl HostKeyHook {
         let none = None::<&str>;
         mount(Some(&shim), PROGRAM, none, MsFlags::MS_BIND, none)?;
         Ok(hook)
+    }
+
+    /// From now on, until it is given back, whoever the kernel starts stops itself before it becomes the shim, and can be followed from there.
+    ///
+    /// # Errors
+    /// As open(2), mount(2).
+    pub fn stop_first(sandbox: &Sandbox) -> Result<()> {
+        let script = sandbox.path("stop-first");
+        let shim = sandbox.libexec().join("request-key");
+        let text = format!("#!/bin/sh\nkill -STOP $$\nexec {} \"$@\"\n", shim.display());
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755))?;
+        let none = None::<&str>;
+        Ok(mount(Some(&script), PROGRAM, none, MsFlags::MS_BIND, none)?)
+    }
+
+    /// The one that has stopped itself so.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn stopped() -> Result<u32> {
+        let is_it = |pid: &u32| {
+            let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}"));
+            let words = read("cmdline").unwrap_or_default();
+            let mut words = words.split(|byte| *byte == 0).skip(1);
+            words.next() == Some(PROGRAM.as_bytes())
+                && read("status").is_ok_and(|status| {
+                    let mut lines = status.split(|byte| *byte == b'\n');
+                    lines.any(|line| line.starts_with(b"State:\tT"))
+                })
+        };
+        until(
+            Duration::from_secs(10),
+            "a shim that stopped itself",
+            || {
+                let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+                let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+                pids.find(|pid| is_it(pid))
+            },
+        )
     }
 
     /// Borrows the name for `upcallctl install key`, and leaves what stands there.

@@ -13,18 +13,6 @@ pub const STATIC: &str = "UPCALLD_TEST_PROGRAMS";
 /// The daemon, if somebody built it before. For most tests a debug build, which knows `--any-peer`.
 pub const DAEMON: &str = "UPCALLD_TEST_DAEMON";
 
-/// The programs that are linked statically, by their packages.
-const PROGRAMS: [(&str, &str); 8] = [
-    ("upcall-helpers", "upcall-shim"),
-    ("upcall-helpers", "upcall-enter"),
-    ("upcall-helpers", "upcall-store"),
-    ("upcall-helpers", "upcall-place"),
-    ("upcall-e2e", "upcall-probe"),
-    ("upcall-e2e", "crash-me"),
-    ("upcall-e2e", "key-me"),
-    ("upcall-e2e", "module-me"),
-];
-
 /// Built programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -78,20 +66,12 @@ pub fn target() -> PathBuf {
 
 fn build(target: &Path) -> Result<()> {
     run(cargo(target).args(["build", "--package=upcalld", "--bins"]))?;
-    for (package, program) in PROGRAMS {
-        let mut cargo = cargo(target);
-        cargo.args(["rustc", "--profile=helper"]);
-        cargo.args(["--package", package, "--bin", program]);
-        if package == "upcall-e2e" {
-            cargo.arg("--no-default-features");
-        }
-        cargo.args(["--", "-Ctarget-feature=+crt-static"]);
-        if package == "upcall-e2e" {
-            // A debugger is to find in a core what crashed.
-            cargo.arg("-Cstrip=none");
-        }
-        run(&mut cargo)?;
-    }
+    // As everybody builds them.
+    let mut make = command("make");
+    make.args(["--no-print-directory", "test-programs"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .env("CARGO_TARGET_DIR", target);
+    run(&mut make)?;
     Ok(())
 }
 

@@ -31,6 +31,8 @@ mod host_key_helpers;
 mod host_key_install;
 #[cfg(test)]
 mod host_key_kernel;
+mod host_key_killed;
+#[cfg(test)]
 mod host_key_many;
 mod host_key_names;
 mod host_key_pass;

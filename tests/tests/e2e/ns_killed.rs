@@ -23,7 +23,7 @@ const STORE: &str = "store = { ignore_limit = true }";
 const TRIED: u64 = 24;
 
 /// What is tried of so many calls, by SIGKILL and SIGSEGV in turn.
-fn ends(calls: usize) -> Result<impl Iterator<Item = End>> {
+pub(crate) fn ends(calls: usize) -> Result<impl Iterator<Item = End>> {
     let calls = u64::try_from(calls)?;
     anyhow::ensure!(calls >= TRIED, "only {calls} calls");
     Ok((0..TRIED).map(move |place| End {
@@ -83,7 +83,7 @@ fn a_keeper_a_joiner_or_a_worker_killed_at_any_call_leaves_one_record() -> Resul
 }
 
 /// Whether a request was sent; the call at which it ended is not made where that was by SIGKILL.
-fn asked(seen: &Seen, end: End) -> bool {
+pub(crate) fn asked(seen: &Seen, end: End) -> bool {
     let lost = usize::from(end.signal == Signal::SIGKILL);
     let made = seen.calls.len().saturating_sub(lost);
     let made = seen.calls.get(..made).unwrap_or_default();

@@ -51,7 +51,8 @@ pub(crate) fn here(
     };
     drop((theirs, program));
     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    seqpacket::send(ours.as_fd(), record, &borrowed)?;
+    // Nobody there any more: that is seen below, and whoever asked is told of no socket of ours.
+    let _ = seqpacket::send(ours.as_fd(), record, &borrowed);
     loop {
         if !ready(&ours, end) {
             // The keeper is held by something it cannot leave, and what it keeps is ended for it.
@@ -59,11 +60,14 @@ pub(crate) fn here(
             let _ = sys::pidfd_send_signal(keeper.as_fd(), libc::SIGKILL);
             return Err(Errno::ETIMEDOUT);
         }
-        let received = seqpacket::receive(ours.as_fd())?;
-        let Ok(report) = Report::decode(&received.record) else {
+        let received = seqpacket::receive(ours.as_fd());
+        let Some((said, report)) = received.ok().and_then(|received| {
+            let report = Report::decode(&received.record).ok()?;
+            Some((received.record, report))
+        }) else {
             return Err(Errno::EKEYREJECTED); // it has ended without a word
         };
-        tell(&received.record);
+        tell(&said);
         match report.event {
             Event::Ended {
                 timed_out: true, ..
