@@ -43,7 +43,7 @@ DEMO_PACKAGES  := $(BUILD_PACKAGES) runc/runc podman/podman conmon/conmon busybo
 RUNTIME_PACKAGES := crun uidmap containerd/containerd docker.io/dockerd docker-cli?/docker lxc systemd-container dbus python3-grpcio
 # What Debian's kernels are fetched and started with, but for QEMU, which tests/vm/qemu finds.
 KERNEL_PACKAGES := binutils cpio kmod xz-utils zstd keyutils libcap2-bin debian-archive-keyring
-CHECK_PACKAGES := $(DEMO_PACKAGES) $(KERNEL_PACKAGES) gdb/gdb systemd $(RUNTIME_PACKAGES)
+CHECK_PACKAGES := $(DEMO_PACKAGES) $(KERNEL_PACKAGES) gdb/gdb e2fsprogs systemd $(RUNTIME_PACKAGES)
 
 .PHONY: help build helpers test-programs bench-peer demo check check-host check-keyutils check-kernels bench soak fuzz install uninstall
 .PHONY: deb clean

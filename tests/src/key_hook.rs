@@ -85,7 +85,8 @@ impl HostKeyHook {
         Ok(hook)
     }
 
-    /// From now on, until it is given back, whoever the kernel starts stops itself before it becomes the shim, and can be followed from there.
+    /// From now on, until it is given back, whoever the kernel starts stops itself before it becomes the shim, and can be
+    /// followed from there.
     ///
     /// # Errors
     /// As open(2), mount(2).
