@@ -81,6 +81,18 @@ pub(crate) fn run(programs: &Programs, rounds: usize) -> Result<()> {
         refused.ratio(no),
         passed.ratio(modprobe)
     );
+    let records = daemon.records().all();
+    let found = records.iter().filter(|record| record.module.is_some());
+    let found = found.filter_map(|record| record.timings_us.identify);
+    let found: Vec<f64> = found
+        .filter_map(|micros| u32::try_from(micros).ok())
+        .map(f64::from)
+        .collect();
+    println!(
+        "  who asked was found in {:.0} µs, {:.0} µs (of these)",
+        median(&found),
+        percentile(&found, 90)
+    );
     let mut floods = [Row::new("under /bin/false"), Row::new("under upcalld")];
     for _ in 0..rounds {
         for (row, program) in floods.iter_mut().zip(["/bin/false", shim.trim()]) {
