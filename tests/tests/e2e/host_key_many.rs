@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::stat::Mode;
-use upcall_e2e::command::until;
+use upcall_e2e::command::{slowness, until};
 use upcall_e2e::container::Container;
 use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
@@ -131,7 +131,9 @@ fn two_hundred_of_one_container_are_bounded_and_another_is_served() -> Result<()
     );
     // A container has eight at once; what waits a second for a place gets none, since each takes two.
     let ran = said.counts.get("no ETIMEDOUT").copied().unwrap_or(0);
-    assert!((8..=16).contains(&ran), "{:?}", said.counts);
+    // Where all is slower, the second in which they wait is shorter for it.
+    let most = 14 + 2 * usize::try_from(slowness())?;
+    assert!((8..=most).contains(&ran), "{:?}", said.counts);
     let helpers = storm.root().inside("/cores").read_dir()?.count();
     assert_eq!(helpers, ran, "{:?}", said.counts);
     drop((storm, quiet));
@@ -147,16 +149,19 @@ fn two_hundred_of_twenty_containers_are_all_answered() -> Result<()> {
         .iter()
         .map(|name| start(&scene, name, "/key-me --answer $1 \"of $(hostname)\""));
     let containers: Vec<Container> = containers.collect::<Result<_>>()?;
+    // An emulated machine answers no two hundred within their time.
+    let each = usize::try_from(10 / slowness())?.max(1);
     for container in &containers {
-        prepare(container, 10, ["user", "many:"])?;
+        prepare(container, each, ["user", "many:"])?;
     }
     containers.iter().try_for_each(go)?;
     for container in &containers {
         let said = answers(container)?;
         let own = format!("key of {}", container.id());
-        assert_eq!(said.counts, BTreeMap::from([(own, 10)]));
+        assert_eq!(said.counts, BTreeMap::from([(own, each)]));
         eprintln!("{}: the last after {:?}", container.name(), said.longest);
     }
+    let wanted = u64::try_from(20 * each)?;
     let records = until(Duration::from_secs(10), "their records", || {
         let all = scene.daemon.records().all();
         let closed = |record: &&Record| record.outcome != Outcome::Open;
@@ -164,7 +169,7 @@ fn two_hundred_of_twenty_containers_are_all_answered() -> Result<()> {
             .filter(closed)
             .map(|record| record.count)
             .sum::<u64>()
-            == 200)
+            == wanted)
             .then_some(all)
     })?;
     let late = records.iter().filter(|record| record.reason.is_some());
