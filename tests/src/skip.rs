@@ -198,7 +198,7 @@ impl Need {
         match self {
             Self::Bridge => (
                 has("ip") && Path::new("/sys/module/bridge").exists(),
-                "bridges of the network, and ip",
+                "bridges of the network and ip",
             ),
             Self::CoreSocket => (
                 std::fs::read_to_string("/proc/sys/kernel/core_modes")
