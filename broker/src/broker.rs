@@ -44,6 +44,7 @@ use crate::intake::shim::Late;
 use crate::launch::{Launcher, Slot};
 use crate::linux::modreq::Watch;
 use crate::linux::parse::CgroupLine;
+use crate::linux::room;
 use crate::metrics::Metrics;
 use crate::resolve::{Container, Resolution, Resolver};
 use crate::store::ledger::Ledger;
@@ -298,6 +299,7 @@ impl Broker {
         let policy = self.policy();
         let resolve = |origin| self.resolver.resolve(origin, policy.containers());
         let resolution = known.map_or_else(|_| Resolution::default(), resolve);
+        room::is_there(resolution.container.is_some())?;
         draft.timings().resolve = clock.step();
 
         let upcall = Upcall::Core(words.upcall());

@@ -27,6 +27,7 @@ use crate::identify::helper as identify;
 use crate::identify::{Lost, Origin};
 use crate::intake::helper::{Helper, HelperCall, Wanted};
 use crate::linux::modreq::{Requests, TraceError, Watch};
+use crate::linux::room;
 use crate::resolve::Resolution;
 use crate::store::id;
 use crate::store::record::{Action, Outcome};
@@ -198,6 +199,7 @@ impl Broker {
             (None, Some(lost)) => (Err(&**lost), decided(Err(lost))),
             (None, None) => return Err(Errno::ESRCH),
         };
+        room::is_there(resolution.container.is_some())?;
         draft.timings().resolve = clock.step();
         draft.describe_helper(&call.wanted, known, origins.len(), &resolution, &facts);
         draft.decided(&policy, &upcall, &facts, &decision);

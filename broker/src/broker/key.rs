@@ -21,6 +21,7 @@ use crate::admit::{Refused, Tenant};
 use crate::identify::key::{self as identify, Wanted};
 use crate::identify::{Lost, Origin};
 use crate::intake::key::KeyCall;
+use crate::linux::room;
 use crate::resolve::{Container, Resolution};
 use crate::store::id;
 
@@ -151,6 +152,7 @@ impl Broker {
         let policy = self.policy();
         let resolve = |origin| self.resolver.resolve(origin, policy.containers());
         let resolution = known.map_or_else(|_| Resolution::default(), resolve);
+        room::is_there(resolution.container.is_some())?;
         draft.timings().resolve = clock.step();
 
         let upcall = wanted.upcall();

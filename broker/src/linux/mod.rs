@@ -13,6 +13,7 @@ pub mod parse;
 pub mod pidref;
 pub mod procdir;
 pub mod ringpage;
+pub mod room;
 pub mod secure;
 pub mod seqpacket;
 pub mod stranger;
