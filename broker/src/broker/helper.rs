@@ -199,7 +199,8 @@ impl Broker {
             (None, Some(lost)) => (Err(&**lost), decided(Err(lost))),
             (None, None) => return Err(Errno::ESRCH),
         };
-        room::is_there(resolution.container.is_some())?;
+        // Of several each must have been looked for.
+        room::is_there(origins.len() == 1 && resolution.container.is_some())?;
         draft.timings().resolve = clock.step();
         draft.describe_helper(&call.wanted, known, origins.len(), &resolution, &facts);
         draft.decided(&policy, &upcall, &facts, &decision);

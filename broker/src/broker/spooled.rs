@@ -29,6 +29,7 @@ use crate::hooks::pattern::Pattern;
 use crate::identify::core::CoreWords;
 use crate::identify::past::Past;
 use crate::intake::spool::{Entry, Found, GiveError, Spool, stored};
+use crate::linux::room;
 use crate::resolve::Resolution;
 use crate::store::record::{Action, Outcome, Record};
 use crate::store::records::Entry as EntryOfRecord;
@@ -105,7 +106,7 @@ impl Broker {
                 Ok(Found::Entry(entry)) if self.records.is_open(&id::text(entry.spooled.id)) => {
                     busy = true; // what we still write about it ourselves comes first
                 }
-                Ok(Found::Entry(entry)) => self.take(&spool, &entry, &known),
+                Ok(Found::Entry(entry)) => busy |= self.take(&spool, &entry, &known),
                 Ok(Found::Busy) => busy = true,
                 Ok(Found::Gone) => {}
                 Err(wrong) => {
@@ -123,8 +124,8 @@ impl Broker {
         busy
     }
 
-    /// Takes one core in.
-    fn take(self: &std::sync::Arc<Self>, spool: &Spool, entry: &Entry, known: &Known) {
+    /// Takes one core in; returns whether it has to be tried again soon.
+    fn take(self: &std::sync::Arc<Self>, spool: &Spool, entry: &Entry, known: &Known) -> bool {
         let id = id::text(entry.spooled.id);
         let micros = known.get(&id).copied().unwrap_or(entry.spooled.time);
         let former = known.get(&id).and_then(|_| {
@@ -136,7 +137,7 @@ impl Broker {
             Err(wrong) => {
                 error!("{} in the spool: {wrong}; it is set aside", entry.name);
                 drop(spool.set_aside(&entry.name));
-                return;
+                return false;
             }
         };
         let why = entry.spooled.why;
@@ -146,6 +147,10 @@ impl Broker {
         }
         let mut draft = Draft::at(&self.node, id.clone(), micros);
         let (facts, placed) = self.known(entry, &words, former.as_ref(), why, &mut draft);
+        if let Err(errno) = room::is_there(false) {
+            warn!("core {id} stays in the spool: its container could not be looked for: {errno}");
+            return true;
+        }
         let upcall = Upcall::Core(words.upcall());
         let policy = self.policy();
         let decision = decide(&policy, &upcall, &facts, &id);
@@ -170,7 +175,10 @@ impl Broker {
             }
         };
         match ended {
-            Some(Err(wrong)) => return warn!("core {id} stays in the spool: {wrong}"),
+            Some(Err(wrong)) => {
+                warn!("core {id} stays in the spool: {wrong}");
+                return false;
+            }
             Some(Ok((actions, outcome))) => {
                 self.stop_at("kept");
                 let message = message(entry, why, outcome, placed);
@@ -196,6 +204,7 @@ impl Broker {
             // The facts stay, and with them everything is done again.
             Err(wrong) => error!("core {id} is taken in again at the next start: {wrong}"),
         }
+        false
     }
 
     /// What is known about the process: from a former daemon's record, which saw it alive, else from the shim's facts.

@@ -11,22 +11,15 @@ use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
 use upcalld::store::record::{Outcome, Record};
 
-use crate::host_key_scene::{KeyScene, ask_in, key};
+use crate::host_key_scene::{HELPER, KeyScene, ask_in, key};
 use crate::scene::script;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const RULES: &str = r#"
-[[rule]]
-upcall = "key"
-match.container = {}
-run = { in = "container", command = ["/helper", "{key}"], timeout = "1s" }
-"#;
-
 #[test]
 fn a_helper_that_hangs_dies_or_does_not_answer_ends_in_a_refusal() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = KeyScene::new(RULES)?;
+    let scene = KeyScene::new(HELPER)?;
     let helpers = [
         ("hangs", "sleep 4711", "no ETIMEDOUT", "helper_timeout"),
         ("fails", "exit 3", "no EKEYREJECTED", "helper_exit"),
@@ -90,7 +83,7 @@ fn a_daemon_that_is_late_is_no_leave_to_do_more_and_one_that_is_not_there_is() -
 #[test]
 fn callouts_of_all_bytes_reach_the_helper_whole() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = KeyScene::new(RULES)?;
+    let scene = KeyScene::new(HELPER)?;
     let counts = "/key-me --answer $1 \"$(cat | wc -c)\"";
     let container = Runc::new("web")
         .user_namespace()
@@ -116,7 +109,7 @@ fn who_asked_or_was_started_may_be_killed_and_so_may_upcalld() -> Result<()> {
         until(PATIENCE, "a helper", || runs.exists().then_some(()))?;
         anyhow::Ok((container, asked))
     };
-    let scene = KeyScene::new(&RULES.replace("\"1s\"", "\"20s\""))?;
+    let scene = KeyScene::new(&HELPER.replace("\"1s\"", "\"20s\""))?;
     // The kernel holds who asked until there is an answer, and then he ends.
     let (asker, asked) = start(&scene, "asker")?;
     for child in children(asked) {

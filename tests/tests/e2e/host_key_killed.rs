@@ -11,21 +11,14 @@ use upcall_e2e::runc::Runc;
 use upcall_e2e::tracer::{End, Seen, Tracer};
 use upcalld::store::record::Record;
 
-use crate::host_key_scene::{KeyScene, ask_in};
+use crate::host_key_scene::{HELPER, KeyScene, ask_in};
 use crate::ns_killed::{asked, ends};
 use crate::scene::script;
-
-const RULES: &str = r#"
-[[rule]]
-upcall = "key"
-match.container = {}
-run = { in = "container", command = ["/helper", "{key}"], timeout = "5s" }
-"#;
 
 #[test]
 fn whoever_works_on_a_key_may_be_killed_at_any_call() -> Result<()> {
     needs!(HostHooks, Root, Runc);
-    let scene = KeyScene::new(RULES)?;
+    let scene = KeyScene::new(&HELPER.replace("\"1s\"", "\"5s\""))?;
     let container = Runc::new("web")
         .user_namespace()
         .root(script("/helper", "/key-me --answer $1 well"))

@@ -11,6 +11,14 @@ use upcall_e2e::leftovers::no_authority;
 use upcall_e2e::sandbox::Sandbox;
 use upcalld::store::record::{Key, Record};
 
+/// Runs a container's `/helper` with the key's number, for a second.
+pub(crate) const HELPER: &str = r#"
+[[rule]]
+upcall = "key"
+match.container = {}
+run = { in = "container", command = ["/helper", "{key}"], timeout = "1s" }
+"#;
+
 /// The hook is put back first, then the daemon ended, then the place removed.
 pub(crate) struct KeyScene {
     pub(crate) hook: HostKeyHook,

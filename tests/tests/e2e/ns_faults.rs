@@ -36,7 +36,7 @@ fn scene() -> Result<(Scene, upcall_e2e::container::Container, CoreDump)> {
 }
 
 /// What became of all crashes so far: a record each, and nothing in the spool.
-fn all(scene: &Scene, count: usize) -> Result<Vec<Record>> {
+pub(crate) fn all(scene: &Scene, count: usize) -> Result<Vec<Record>> {
     let records = scene.records(count, PATIENCE)?;
     until(PATIENCE, "an empty spool", || {
         nothing_in(&scene.sandbox.spool()).then_some(())
@@ -53,6 +53,37 @@ fn limit_descriptors(pid: u32, limit: usize) -> Result<()> {
     Ok(())
 }
 
+/// Leaves a process so many that it may still open; returns how many it might have had.
+fn leave_descriptors(pid: u32, free: usize) -> Result<usize> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let most = line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    limit_descriptors(pid, open + free)?;
+    most.context("Max open files")
+}
+
+#[test]
+fn what_is_in_the_spool_stays_there_while_its_container_cannot_be_looked_for() -> Result<()> {
+    needs!(Root, Runc);
+    let (scene, container, dump) = scene()?;
+    let pid = scene.daemon.pid();
+    let most = leave_descriptors(pid, 16)?;
+    dump.dump(&scene.sandbox)?;
+    scene.daemon.logs("could not be looked for")?;
+    assert!(scene.ids().is_empty(), "{}", scene.daemon.log());
+    limit_descriptors(pid, most)?;
+    for record in all(&scene, 1)? {
+        let found = record.container.as_ref().map(|found| found.leader_pid);
+        assert_eq!(found, Some(container.init()), "{record:?}");
+        assert_eq!(scene.kept(&record)?, dump.core(), "{record:?}");
+    }
+    drop(container);
+    scene.end()
+}
+
 #[test]
 fn without_a_free_descriptor_a_core_is_kept_and_the_next_is_handled() -> Result<()> {
     needs!(Root, Runc);
@@ -61,15 +92,9 @@ fn without_a_free_descriptor_a_core_is_kept_and_the_next_is_handled() -> Result<
     for free in (0..48).step_by(usize::try_from(slowness())?) {
         let (scene, container, dump) = scene()?;
         let pid = scene.daemon.pid();
-        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
-        let line = limits
-            .lines()
-            .find(|line| line.starts_with("Max open files"));
-        let most = line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-        limit_descriptors(pid, open + free)?;
+        let most = leave_descriptors(pid, free)?;
         let ended = dump.dump(&scene.sandbox)?;
-        limit_descriptors(pid, most.context("Max open files")?)?;
+        limit_descriptors(pid, most)?;
         assert!(ended.taken, "{free} free: {ended:?}");
         // The next one is well, and what the shim has kept is taken in by the next daemon at the latest.
         let done = |record: &Record| record.outcome == Outcome::Done;

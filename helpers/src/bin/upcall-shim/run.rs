@@ -51,8 +51,8 @@ pub(crate) fn here(
     };
     drop((theirs, program));
     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    // Nobody there any more: that is seen below, and whoever asked is told of no socket of ours.
-    let _ = seqpacket::send(ours.as_fd(), record, &borrowed);
+    // Whoever asked is told of no socket of ours.
+    seqpacket::send(ours.as_fd(), record, &borrowed).map_err(|_| Errno::EKEYREJECTED)?;
     loop {
         if !ready(&ours, end) {
             // The keeper is held by something it cannot leave, and what it keeps is ended for it.
