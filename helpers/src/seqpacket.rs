@@ -51,15 +51,37 @@ pub struct Received {
     pub fds: Vec<OwnedFd>,
 }
 
+/// The record that comes next, without its descriptors, which stays where it is; empty at the end of the connection. `wait`:
+/// until there is one.
+///
+/// # Errors
+/// As recv(2); `EAGAIN` where there is none and it is not waited for.
+pub fn peek(socket: BorrowedFd<'_>, wait: bool) -> Result<Vec<u8>, Errno> {
+    let flags = if wait {
+        MsgFlags::MSG_PEEK
+    } else {
+        MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT
+    };
+    let length = length(socket, flags)?;
+    let mut record = vec![0; length];
+    let length = recv(socket.as_raw_fd(), &mut record, flags)?;
+    record.truncate(length);
+    Ok(record)
+}
+
+/// How long the next record is. Asked first: a buffer for the longest there may be would have to be zeroed each time.
+fn length(socket: BorrowedFd<'_>, peek: MsgFlags) -> Result<usize, Errno> {
+    let length = recv(socket.as_raw_fd(), &mut [], peek | MsgFlags::MSG_TRUNC)?;
+    Ok(length.min(RECORD_MAX))
+}
+
 /// Receives one record and its descriptors. A record over [`RECORD_MAX`] is refused whole, and its descriptors are
 /// closed.
 ///
 /// # Errors
 /// As recvmsg(2); `EMSGSIZE` for a record or descriptors that did not fit.
 pub fn receive(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
-    // Asked first how long it is: a buffer for the longest there may be would have to be zeroed each time.
-    let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
-    let length = recv(socket.as_raw_fd(), &mut [], peek)?.min(RECORD_MAX);
+    let length = length(socket, MsgFlags::MSG_PEEK)?;
     let mut record = vec![0; length];
     let mut control = nix::cmsg_space!([std::os::fd::RawFd; SCM_MAX_FD]);
     let mut parts = [IoSliceMut::new(&mut record)];

@@ -228,6 +228,22 @@ impl Launch {
         }
         raw.finish(descriptors)
     }
+
+    /// The record's id and the slot of an encoded launch, whose descriptors have not come yet.
+    ///
+    /// # Errors
+    /// The record is not a launch.
+    pub fn named(record: &[u8]) -> Result<(Vec<u8>, u8), DecodeError> {
+        let mut reader = Reader::new(record, MessageKind::Launch)?;
+        let mut raw = Raw::default();
+        while let Some(field) = reader.next()? {
+            raw.take(field)?;
+            if let (Some(id), Some(slot)) = (&raw.id, raw.slot) {
+                return Ok((id.clone(), slot));
+            }
+        }
+        Err(DecodeError::Missing(ID))
+    }
 }
 
 impl Enter {

@@ -82,6 +82,29 @@ fn a_keeper_a_joiner_or_a_worker_killed_at_any_call_leaves_one_record() -> Resul
     scene.end()
 }
 
+/// The first calls, each of them: a launch is taken from a socket there, and nobody else has it then.
+#[test]
+fn whoever_has_just_taken_a_launch_may_be_killed() -> Result<()> {
+    needs!(Root, Runc);
+    let scene = Scene::new(&run_rule(r#""/helper""#, STORE))?;
+    let container = container(&scene.sandbox)?;
+    let dump = CoreDump::of(container.init())?.bytes(10_000);
+    for call in 1..=40 {
+        let end = End {
+            call: Some(call),
+            signal: Signal::SIGKILL,
+        };
+        let known = scene.daemon.records().all().len();
+        let tracer = Tracer::of_children(scene.daemon.launcher(), end)?;
+        dump.start(&scene.sandbox)?.over()?;
+        let records = since(&scene.daemon, known, 1).with_context(|| format!("{end:?}"))?;
+        tracer.end()?;
+        assert_eq!(records.len(), 1, "{end:?}: {records:?}");
+    }
+    drop(container);
+    scene.end()
+}
+
 /// Whether a request was sent; the call at which it ended is not made where that was by SIGKILL.
 pub(crate) fn asked(seen: &Seen, end: End) -> bool {
     let lost = usize::from(end.signal == Signal::SIGKILL);

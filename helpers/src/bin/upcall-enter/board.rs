@@ -29,6 +29,8 @@ pub(crate) enum State {
     Busy = 1,
     /// It keeps a helper, and beats.
     Keeping = 2,
+    /// It is about to take the launch that it has written down; whether it has, the socket says.
+    Taking = 3,
 }
 
 /// All rows.
@@ -75,12 +77,27 @@ impl Row {
         match self.get(STATE) {
             0 => State::Ready,
             2 => State::Keeping,
+            3 => State::Taking,
             _ => State::Busy,
         }
     }
 
+    /// Whether the next launch is its.
+    pub(crate) fn is_ready(self) -> bool {
+        matches!(self.state(), State::Ready | State::Taking)
+    }
+
+    /// Writes down what is about to be taken, while it is everybody's still.
+    pub(crate) fn about_to_take(self, id: &[u8], slot: u8) {
+        self.write(id, slot, State::Taking);
+    }
+
     /// Writes down what was taken.
     pub(crate) fn take(self, id: &[u8], slot: u8) {
+        self.write(id, slot, State::Busy);
+    }
+
+    fn write(self, id: &[u8], slot: u8, state: State) {
         let mut bytes = [0; 16];
         for (to, from) in bytes.iter_mut().zip(id) {
             *to = *from;
@@ -91,7 +108,7 @@ impl Row {
         }
         self.set(LENGTH, u64::try_from(id.len()).unwrap_or(0));
         self.set(SLOT, u64::from(slot));
-        self.set(STATE, State::Busy as u64);
+        self.set(STATE, state as u64);
     }
 
     /// What was taken: the record's id and the slot.
@@ -138,7 +155,13 @@ mod tests {
         let board = Board::new().unwrap();
         let (index, row) = board.free(|_| false).unwrap();
         assert_eq!((index, row.state()), (0, State::Ready));
+        row.about_to_take(b"0000q0tz", 2);
+        assert_eq!(
+            (row.state(), row.is_ready(), row.taken()),
+            (State::Taking, true, (b"0000q0tz".to_vec(), 2))
+        );
         row.take(b"k3m9q0tz", 1);
+        assert!(!row.is_ready());
         assert_eq!(
             (row.state(), row.taken()),
             (State::Busy, (b"k3m9q0tz".to_vec(), 1))

@@ -140,10 +140,7 @@ struct Launcher<'a> {
 impl Launcher<'_> {
     fn serve(mut self) {
         while self.connected || !self.children.is_empty() {
-            let ready = self
-                .children
-                .iter()
-                .any(|child| child.row.state() == State::Ready);
+            let ready = self.children.iter().any(|child| child.row.is_ready());
             let mut again = false;
             if self.connected && !ready {
                 self.stand_back();
@@ -222,10 +219,14 @@ impl Launcher<'_> {
                 Ok(status) => wait_status(status),
                 Err(_) => WaitStatus::Exited(127),
             };
-            if child.row.state() == State::Ready {
-                *connected &= status != WaitStatus::Exited(u8::try_from(CLOSED).unwrap_or(0));
-            } else {
-                report(context, child.row, Event::Gone { status });
+            let closed = status == WaitStatus::Exited(u8::try_from(CLOSED).unwrap_or(0));
+            match child.row.state() {
+                State::Ready => *connected &= !closed,
+                // Nobody else was ready meanwhile: what is not there any more it had taken.
+                State::Taking if is_next(context, child.row) => {}
+                State::Taking | State::Busy | State::Keeping => {
+                    report(context, child.row, Event::Gone { status });
+                }
             }
             false
         });
@@ -262,10 +263,22 @@ fn report(context: &Context<'_>, row: Row, event: Event) {
     Reporter::new(context.socket, None, id, slot).tell(event);
 }
 
+/// Whether the launch that this row names is still to be taken.
+fn is_next(context: &Context<'_>, row: Row) -> bool {
+    let next = seqpacket::peek(context.socket, false);
+    next.is_ok_and(|record| Launch::named(&record).is_ok_and(|named| named == row.taken()))
+}
+
 /// The whole life of a child: waits for a launch and does it.
 fn take(context: &Context<'_>, row: Row, mut taken: &File) -> ! {
     let prepared = keeper::prepare();
     let received = loop {
+        // Whoever is killed with a launch that is nobody else's any more has said which.
+        if let Ok((id, slot)) = seqpacket::peek(context.socket, true)
+            .and_then(|record| Launch::named(&record).map_err(|_| Errno::EBADMSG))
+        {
+            row.about_to_take(&id, slot);
+        }
         match seqpacket::receive(context.socket) {
             Ok(received) if received.record.is_empty() => sys::exit(CLOSED),
             Ok(received) => break received,
