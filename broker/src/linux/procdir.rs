@@ -17,6 +17,10 @@ use super::parse::{self, CgroupLine, IdMap, Stat, Status};
 /// (`NGROUPS_MAX`) of up to eleven bytes each. One that could not be read would make him unknown.
 const FILE_MAX: usize = 1 << 20;
 
+/// Files that are shown as one piece, so that a read that ends short has read all (fs/proc/base.c, `ONE`;
+/// fs/seq_file.c). Not so a list like `uid_map`, of which a read gives as many lines as fit into a page.
+const OF_ONE_PIECE: [&str; 4] = ["cgroup", "comm", "stat", "status"];
+
 /// An open /proc/PID or /proc/PID/task/TID.
 #[derive(Debug)]
 pub struct ProcDir {
@@ -75,6 +79,7 @@ impl ProcDir {
             OFlag::O_RDONLY | OFlag::O_CLOEXEC,
             Mode::empty(),
         )?;
+        let one_piece = OF_ONE_PIECE.contains(&name);
         let mut bytes = vec![0; 4096];
         let mut length = 0;
         loop {
@@ -84,6 +89,9 @@ impl ProcDir {
             match nix::unistd::read(&fd, rest)? {
                 0 => break,
                 more => length += more,
+            }
+            if one_piece && length < bytes.len() {
+                break;
             }
             if length == bytes.len() {
                 if length >= FILE_MAX {
