@@ -8,7 +8,7 @@ mod activation;
 mod armour;
 mod hook;
 mod log;
-mod watchdog;
+mod manager;
 
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -21,7 +21,6 @@ use activation::Given;
 use anyhow::{Context, bail};
 use hook::OwnHook;
 use nix::unistd::Group;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -182,7 +181,7 @@ async fn serve(
         .then(|| OwnHook::put_in(&options, broker.settings().store.keep_free));
     let own_hook = own_hook.transpose()?;
     let noticing = notice_missed(&options, &broker).await;
-    drop(sd_notify::notify(&[NotifyState::Ready]));
+    manager::ready();
     let taking_in = tokio::spawn(Arc::clone(&broker).take_in_for_ever());
     keep_house(&broker);
     let ended = loop {
@@ -193,7 +192,7 @@ async fn serve(
             _ = &mut gone => break Err(anyhow::anyhow!("the launcher is gone; start upcalld again")),
         }
     };
-    drop(sd_notify::notify(&[NotifyState::Stopping]));
+    manager::stopping().await;
     if let Some(hook) = own_hook {
         hook.put_back();
     }
@@ -233,7 +232,7 @@ async fn notice_missed(options: &Options, broker: &Arc<Broker>) -> Option<JoinHa
 
 /// What goes on beside upcalls for as long as we run.
 fn keep_house(broker: &Arc<Broker>) {
-    tokio::spawn(watchdog::feed(Arc::clone(broker)));
+    tokio::spawn(manager::feed(Arc::clone(broker)));
     tokio::spawn(Arc::clone(broker).forget_for_ever());
     tokio::spawn(Arc::clone(broker).expire_for_ever());
 }

@@ -97,6 +97,8 @@ mod ns_machine;
 #[cfg(test)]
 mod ns_machine_deliver;
 #[cfg(test)]
+mod ns_machine_faults;
+#[cfg(test)]
 mod ns_machine_units;
 #[cfg(test)]
 mod ns_module_shim;

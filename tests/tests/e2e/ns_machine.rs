@@ -11,7 +11,9 @@ use upcall_e2e::command::{command, pause, run, until};
 use upcall_e2e::machine::Machine;
 use upcall_e2e::needs;
 use upcall_e2e::programs::target;
+use upcall_e2e::records::Records;
 use upcall_e2e::sandbox::Sandbox;
+use upcalld::store::record::Record;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -169,6 +171,20 @@ impl Scene {
             .unwrap_or_default()
     }
 
+    /// Says to the shim, in the kernel's words, that a process of the machine crashed; its record. The kernel would give the
+    /// shim a pidfd of it; here it comes from outside, in the place of standard input.
+    pub(crate) fn crash_of(&self, pid: u32, user: u32) -> Result<Record> {
+        let script = format!(
+            "exec 3<&0; head -c 300000 /dev/zero | /usr/libexec/upcalld/core {pid} {pid} {pid} {pid} {user} {user} 1 11 \
+             \"$(date +%s)\" 0 0 3 host sleep sleep '!usr!bin!sleep'"
+        );
+        let pidfd = upcall_helpers::sys::pidfd_open(self.machine.hosts_number(pid)?)?;
+        let mut shim = self.machine.command(&["sh", "-c", &script]);
+        ensure!(shim.stdin(pidfd).status()?.success(), "{}", self.log());
+        let records = Records::at(&self.machine.path("/var/lib/upcalld"));
+        records.of(pid).with_context(|| self.log())
+    }
+
     pub(crate) fn install(&self, package: &Path) -> Result<String> {
         let name = package.file_name().context("a name")?;
         std::fs::copy(package, self.machine.path("/root").join(name))?;
@@ -188,7 +204,7 @@ impl Scene {
     }
 
     /// Lets so many crash and waits for as many more records.
-    fn crash(&self, count: usize, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn crash(&self, count: usize, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
         let before = self.records()?.len();
         let script = format!("for i in $(seq {count}); do ( {CRASH} ) || exit 1; sleep 0.02; done");
         let mut crashes = self.machine.command(&["sh", "-c", &script]);

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use upcall_e2e::command::until;
 use upcall_e2e::needs;
-use upcall_e2e::records::{Records, action, report};
+use upcall_e2e::records::{action, report};
 use upcall_e2e::sandbox::Sandbox;
 use upcalld::store::record::{Outcome, Record};
 
@@ -105,18 +105,7 @@ fn crash(scene: &Scene, service: &str) -> Result<(u32, Record)> {
     let children = ["pgrep", "--parent", &main.to_string()];
     let child = until(PATIENCE, "its child", || scene.machine.run(&children).ok())?;
     let pid: u32 = child.trim().parse().context("one child")?;
-    // The kernel would give the shim a pidfd of it; here it comes from outside, in the place of standard input.
-    let script = format!(
-        "exec 3<&0; head -c 300000 /dev/zero | /usr/libexec/upcalld/core {pid} {pid} {pid} {pid} {USER} {USER} 1 11 \
-         \"$(date +%s)\" 0 0 3 host sleep sleep '!usr!bin!sleep'"
-    );
-    let pidfd = upcall_helpers::sys::pidfd_open(scene.machine.hosts_number(pid)?)?;
-    let mut shim = scene.machine.command(&["sh", "-c", &script]);
-    ensure!(shim.stdin(pidfd).status()?.success(), "{}", scene.log());
-    let records = Records::at(&scene.machine.path("/var/lib/upcalld"));
-    let record = records
-        .of(pid)
-        .with_context(|| format!("{service}: {}", scene.log()))?;
+    let record = scene.crash_of(pid, USER).context(service.to_owned())?;
     Ok((main, record))
 }
 
