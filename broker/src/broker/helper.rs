@@ -83,6 +83,8 @@ struct Examined {
     decision: Decision,
     /// How many may have asked.
     candidates: usize,
+    /// That they may not have been looked at rightly, and why.
+    scarce: Option<Errno>,
 }
 
 impl Broker {
@@ -95,6 +97,10 @@ impl Broker {
                 return call.give_up();
             }
         };
+        if let Some(errno) = seen.scarce {
+            let message = reason::scarce(errno);
+            return self.give_up_helper(&call, seen, &message);
+        }
         let named = call.wanted.other().map(|helper| helper.name.as_slice());
         if self.is_self_test(&seen.facts) || named.is_some_and(|name| self.is_named_self_test(name))
         {
@@ -123,10 +129,7 @@ impl Broker {
         seen.draft.timings().admit = seen.clock.step();
         let open = match self.records.open(seen.draft.record()) {
             Ok(open) => open,
-            Err(error) => {
-                warn!("a {} is refused: {error}", call.wanted.kind());
-                return call.give_up();
-            }
+            Err(error) => return self.give_up_helper(&call, seen, &error.to_string()),
         };
         seen.draft.timings().record = seen.clock.step();
         self.stop_at("opened");
@@ -200,10 +203,12 @@ impl Broker {
             (None, None) => return Err(Errno::ESRCH),
         };
         // Of several each must have been looked for.
-        room::is_there(origins.len() == 1 && resolution.container.is_some())?;
+        let scarce = room::is_there(origins.len() == 1 && resolution.container.is_some()).err();
         draft.timings().resolve = clock.step();
         draft.describe_helper(&call.wanted, known, origins.len(), &resolution, &facts);
-        draft.decided(&policy, &upcall, &facts, &decision);
+        if scarce.is_none() {
+            draft.decided(&policy, &upcall, &facts, &decision);
+        }
         draft.timings().decide = clock.step();
         drop(upcall);
         Ok(Examined {
@@ -213,6 +218,7 @@ impl Broker {
             policy,
             decision,
             candidates: origins.len(),
+            scarce,
         })
     }
 
@@ -313,6 +319,18 @@ impl Broker {
         action
     }
 
+    /// Refuses for want of what it takes, unless it is one that is to run in any case.
+    fn give_up_helper(self: &Arc<Self>, call: &HelperCall, seen: Examined, message: &str) {
+        if call.fails_open() {
+            warn!(
+                "a {} goes on without a record: {message}",
+                call.wanted.kind()
+            );
+            return call.give_up();
+        }
+        self.refuse_helper(call, seen, Reason::Resources, message);
+    }
+
     /// Refuses. The first of a container's refusals of one alias is told at once; more within ten seconds are one record
     /// with their number.
     fn refuse_helper(
@@ -333,7 +351,10 @@ impl Broker {
         let tenant = Tenant::of(&seen.facts);
         let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
         let key = refusals::Key::new(rule.map(Rule::source), &tenant, reason);
-        if let Some(draft) = self
+        if reason == Reason::Resources {
+            // When there may be some again.
+            self.refusals.add(key, seen.draft, self);
+        } else if let Some(draft) = self
             .refusals
             .first(key, call.wanted.about(), seen.draft, self)
         {

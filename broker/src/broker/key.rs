@@ -38,6 +38,8 @@ struct Examined {
     facts: Facts,
     policy: Arc<Policy>,
     decision: Decision,
+    /// That it may not have been looked at rightly, and why.
+    scarce: Option<Errno>,
 }
 
 /// What a requester is told, and what the record says.
@@ -57,6 +59,10 @@ impl<'a> Refusal<'a> {
             message,
         }
     }
+
+    fn scarce(message: &'a str) -> Self {
+        Self::new(Errno::EIO, Reason::Resources, message)
+    }
 }
 
 impl Broker {
@@ -69,6 +75,10 @@ impl Broker {
                 return tell(&call, Errno::EIO as u32, SHORT);
             }
         };
+        if let Some(errno) = seen.scarce {
+            let message = reason::scarce(errno);
+            return self.refuse_key(&call, seen, &Refusal::scarce(&message));
+        }
         if call.process.is_none() {
             seen.draft
                 .refused(Reason::Late, "the shim's deadline was over");
@@ -119,8 +129,8 @@ impl Broker {
         let open = match self.records.open(seen.draft.record()) {
             Ok(open) => open,
             Err(error) => {
-                warn!("a key is refused: {error}");
-                return tell(&call, Errno::EIO as u32, SHORT);
+                let message = error.to_string();
+                return self.refuse_key(&call, seen, &Refusal::scarce(&message));
             }
         };
         seen.draft.timings().record = seen.clock.step();
@@ -152,14 +162,14 @@ impl Broker {
         let policy = self.policy();
         let resolve = |origin| self.resolver.resolve(origin, policy.containers());
         let resolution = known.map_or_else(|_| Resolution::default(), resolve);
-        room::is_there(resolution.container.is_some())?;
+        let scarce = room::is_there(resolution.container.is_some()).err();
         draft.timings().resolve = clock.step();
 
         let upcall = wanted.upcall();
         let facts = facts::asker(known, &resolution);
         let decision = decide(&policy, &upcall, &facts, draft.id());
         draft.describe_key(&wanted, known, &resolution, &facts);
-        if wanted.is_for_rules() {
+        if wanted.is_for_rules() && scarce.is_none() {
             draft.decided(&policy, &upcall, &facts, &decision);
         }
         draft.timings().decide = clock.step();
@@ -173,6 +183,7 @@ impl Broker {
             facts,
             policy,
             decision,
+            scarce,
         })
     }
 
@@ -195,7 +206,10 @@ impl Broker {
         let key = refusals::Key::new(rule, &tenant, refusal.reason);
         let wanted = &seen.wanted.upcall;
         let about = [wanted.kind.as_slice(), b";", &wanted.description].concat();
-        if let Some(draft) = self.refusals.first(key, &about, seen.draft, self) {
+        if refusal.reason == Reason::Resources {
+            // When there may be some again.
+            self.refusals.add(key, seen.draft, self);
+        } else if let Some(draft) = self.refusals.first(key, &about, seen.draft, self) {
             self.finished_key(draft);
         }
     }

@@ -14,6 +14,14 @@ pub(super) struct Explained {
     pub(super) message: String,
 }
 
+/// Too few descriptors are free to look at a process.
+pub(super) fn scarce(errno: Errno) -> String {
+    format!(
+        "upcalld has too few descriptors free to look at who asked: {}; help: LimitNOFILE= of upcalld.service",
+        name(errno)
+    )
+}
+
 /// A core that has less than its own headers promise.
 pub(super) fn ended_early(bytes: u64) -> String {
     format!(

@@ -26,9 +26,12 @@ pub fn is_there(found: bool) -> Result<(), Errno> {
     };
     // The lowest from so many on: refused where the limit is not above it (fcntl(2)).
     let last = fcntl(&first, FcntlArg::F_DUPFD_CLOEXEC(open + wanted - 2));
-    let last = last.map_err(|errno| match errno {
-        Errno::EINVAL => Errno::EMFILE,
-        other => other,
+    let last = last.map_err(|errno| {
+        if errno == Errno::EINVAL {
+            Errno::EMFILE
+        } else {
+            errno
+        }
     })?;
     nix::unistd::close(last)
 }

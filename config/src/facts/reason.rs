@@ -39,6 +39,7 @@ pub enum Reason {
     DaemonDown,
     Late,
     HandedBack,
+    Resources,
     HookForeign,
     PipeLimit,
     ShimLost,
@@ -48,7 +49,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in documentation order.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Rule,
         Self::Forged,
         Self::NotDumpable,
@@ -79,6 +80,7 @@ impl Reason {
         Self::DaemonDown,
         Self::Late,
         Self::HandedBack,
+        Self::Resources,
         Self::HookForeign,
         Self::PipeLimit,
         Self::ShimLost,
@@ -131,6 +133,9 @@ impl Reason {
             Self::DaemonDown => "upcalld did not run",
             Self::Late => "the answer did not come before the deadline",
             Self::HandedBack => "upcalld was too busy and left it to the shim",
+            Self::Resources => {
+                "upcalld had too few descriptors to look at it, or could not begin its record"
+            }
             Self::HookForeign => "the kernel's hook belonged to somebody else",
             Self::PipeLimit => "the kernel had reached `kernel.core_pipe_limit` and skipped it",
             Self::ShimLost => {
@@ -179,6 +184,7 @@ impl Reason {
             Self::DaemonDown => "daemon_down",
             Self::Late => "late",
             Self::HandedBack => "handed_back",
+            Self::Resources => "resources",
             Self::HookForeign => "hook_foreign",
             Self::PipeLimit => "pipe_limit",
             Self::ShimLost => "shim_lost",

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
-use upcall_e2e::command::{at_most, until};
+use upcall_e2e::command::{at_most, slowness, until};
 use upcall_e2e::container::{children, pid_of};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::needs;
@@ -12,6 +12,7 @@ use upcall_e2e::runc::Runc;
 use upcalld::store::record::{Outcome, Record};
 
 use crate::host_key_scene::{HELPER, KeyScene, ask_in, key};
+use crate::ns_faults::{leave_descriptors, limit_descriptors};
 use crate::scene::script;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -149,6 +150,59 @@ fn who_asked_or_was_started_may_be_killed_and_so_may_upcalld() -> Result<()> {
     drop((asker, gone, web));
     hook.put_back()?;
     daemon.stop(&sandbox)
+}
+
+/// What is denied to containers and given to everybody else.
+const CONTAINERS_NOT: &str = r#"
+[[rule]]
+upcall = "key"
+match.container = {}
+deny = { reason = "of a container" }
+
+[[rule]]
+upcall = "key"
+answer = { payload = "hosts", ttl = "1s" }
+"#;
+
+#[test]
+fn without_a_free_descriptor_a_containers_key_is_not_answered_as_nobodys() -> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let scene = KeyScene::new(CONTAINERS_NOT)?;
+    let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+    let pid = scene.daemon.pid();
+    // None to be taken in with, none to be identified with, none to find its container with, and enough.
+    let mut scarce = 0;
+    for free in (0..48).step_by(3 * usize::try_from(slowness())?) {
+        let most = leave_descriptors(pid, free)?;
+        let name = format!("with:{free}");
+        let said = ask_in(&container, &["user", &name, "x"])?;
+        limit_descriptors(pid, most)?;
+        let refused = ["no EACCES", "no EIO", "no EKEYREJECTED", "no ETIMEDOUT"];
+        assert!(refused.contains(&said.as_str()), "{free} free: {said}");
+        scarce += u64::from(said == "no EIO");
+        let enough = format!("then:{free}");
+        let said = ask_in(&container, &["user", &enough, "x"])?;
+        assert_eq!(said, "no EACCES", "after {free}");
+        let record = scene.record(&enough)?;
+        assert!(record.container.is_some(), "after {free}: {record:?}");
+    }
+    assert_eq!(scene.ask(&["user", "of:host", "x"])?, "key hosts");
+    // They are recorded too, when there is something to record them with.
+    assert!(scarce > 0);
+    let records = || scene.daemon.records().all().into_iter();
+    let of = |record: &Record| record.reason.as_deref() == Some("resources");
+    let counted = || records().filter(of).map(|record| record.count).sum::<u64>();
+    until(PATIENCE, "a record of each", || {
+        (counted() >= scarce).then_some(())
+    })?;
+    assert_eq!(counted(), scarce);
+    assert!(
+        records()
+            .filter(of)
+            .all(|record| record.verdict.rule.is_none())
+    );
+    drop(container);
+    scene.end()
 }
 
 /// Before it can be seen which key it is, it has expired: the rules are not asked what they would say of a key of no type.

@@ -49,7 +49,7 @@ pub(crate) fn all(scene: &Scene, count: usize) -> Result<Vec<Record>> {
 }
 
 /// Sets a process's limit of descriptors.
-fn limit_descriptors(pid: u32, limit: usize) -> Result<()> {
+pub(crate) fn limit_descriptors(pid: u32, limit: usize) -> Result<()> {
     // The soft one, which is what counts and what may be raised again.
     let limit = format!("--nofile={limit}:");
     run(command("prlimit").args(["--pid", &pid.to_string(), &limit]))?;
@@ -57,7 +57,7 @@ fn limit_descriptors(pid: u32, limit: usize) -> Result<()> {
 }
 
 /// Leaves a process so many that it may still open; returns how many it might have had.
-fn leave_descriptors(pid: u32, free: usize) -> Result<usize> {
+pub(crate) fn leave_descriptors(pid: u32, free: usize) -> Result<usize> {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
     let line = limits
         .lines()
