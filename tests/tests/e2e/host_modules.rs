@@ -15,6 +15,7 @@ use upcalld::store::record::{Outcome, Record};
 use crate::host_module_scene::{
     ModuleScene, SHIPPED, answer, ask_in, instances, is_loaded, module, unload,
 };
+use crate::ns_faults::{leave_descriptors, limit_descriptors};
 
 /// Families that no module has.
 const NO_FAMILY: [&str; 3] = ["4", "9", "20"];
@@ -345,6 +346,32 @@ fn host_module_without_a_daemon_the_hooks_file_decides() -> Result<()> {
     Daemon::start_strict(&sandbox)?.stop(&sandbox)?;
     assert_eq!(instances() + 1, before);
     Ok(())
+}
+
+#[test]
+fn host_module_without_a_free_descriptor_a_container_gets_none() -> Result<()> {
+    needs!(HostHooks, Root, Runc, KernelModprobe);
+    let scene = ModuleScene::new(SHIPPED)?;
+    let own = Runc::new("own").user_namespace().start(&scene.sandbox)?;
+    ensure!(!is_loaded("vsock"), "vsock is loaded already");
+    // None to be taken in with, none to be identified with, none to find its container with.
+    for free in (0..48).step_by(8) {
+        let most = leave_descriptors(scene.daemon.pid(), free)?;
+        let said = ask_in(&own, &["socket", VSOCK])?;
+        limit_descriptors(scene.daemon.pid(), most)?;
+        assert_eq!(said, "no EAFNOSUPPORT", "{free} free");
+        assert!(!is_loaded("vsock"), "{free} free");
+    }
+    let resources = |record: &Record| record.reason.as_deref() == Some("resources");
+    let record = scene.record(&format!("net-pf-{VSOCK}"), resources)?;
+    assert!(
+        refused(&record) && record.verdict.rule.is_none(),
+        "{record:?}"
+    );
+    assert_eq!(scene.ask(&["socket", VSOCK])?, "made");
+    drop(own);
+    scene.end()?;
+    unload(&VSOCK_MODULES)
 }
 
 #[test]
