@@ -13,6 +13,7 @@ use upcall_e2e::needs;
 use upcall_e2e::records::{action, report};
 use upcall_e2e::registered::OWNER;
 use upcall_e2e::runc::Runc;
+use upcall_e2e::terminal;
 use upcalld::store::record::Outcome;
 
 use crate::canary::{ANYWHERE, host_only};
@@ -182,6 +183,26 @@ fn acts_on(said: &[u8]) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// Without the codes that set a colour or a weight (`ESC [ numbers m`), which are ours, and how many those were: what a
+/// tenant says here has others.
+fn without_colours(shown: &[u8]) -> (Vec<u8>, usize) {
+    let text = String::from_utf8_lossy(shown);
+    let mut parts = text.split("\u{1b}[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    let mut colours = 0;
+    for part in parts {
+        let code = part.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == ';');
+        if let Some(rest) = code.strip_prefix('m') {
+            colours += 1;
+            plain.push_str(rest);
+        } else {
+            plain.push_str("\u{1b}[");
+            plain.push_str(part);
+        }
+    }
+    (plain.into_bytes(), colours)
+}
+
 #[test]
 fn nothing_that_a_tenant_says_reaches_the_admins_terminal_as_it_is() -> Result<()> {
     needs!(Root, Runc);
@@ -219,6 +240,7 @@ fn nothing_that_a_tenant_says_reaches_the_admins_terminal_as_it_is() -> Result<(
     assert!(record.container.is_some(), "{record:?}");
     assert!(action(&record, "run")?.output.is_some(), "{record:?}");
     let (id, pid) = (record.id.as_str(), pid.to_string());
+    let mut coloured = 0;
     for words in [
         &["list"][..],
         &["list", "--json"],
@@ -241,7 +263,12 @@ fn nothing_that_a_tenant_says_reaches_the_admins_terminal_as_it_is() -> Result<(
         for said in [&said.stdout, &said.stderr] {
             assert_eq!(acts_on(said), None, "{words:?}");
         }
+        let shown = terminal::shown(scene.sandbox.ctl().args(words))?;
+        let (plain, colours) = without_colours(&shown);
+        coloured += colours;
+        assert_eq!(acts_on(&plain), None, "{words:?} on a terminal");
     }
+    assert!(coloured > 0, "no terminal was seen");
     assert_eq!(acts_on(scene.daemon.log().as_bytes()), None);
     drop(named);
     drop(container);

@@ -82,6 +82,7 @@ pub mod steps;
 #[cfg(feature = "harness")]
 pub mod sys;
 #[cfg(feature = "harness")]
+pub mod terminal;
 pub mod tracer;
 #[cfg(feature = "harness")]
 pub mod usermode_helper;
