@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
 use upcall_e2e::cgroup::mounted;
-use upcall_e2e::command::{command, until};
+use upcall_e2e::command::{command, slowness, until};
 use upcall_e2e::container::{Container, pid_of, runs, waits};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
@@ -230,8 +230,10 @@ fn whoever_takes_the_number_at_any_step_gets_nothing() -> Result<()> {
         };
         counted.set(counted.get() + 1);
     })?;
-    // Before the last look, and behind it.
-    assert!(lost.get() > 10 && known.get() > 10, "{lost:?}, {known:?}");
+    // Before the last look, and behind it; a slow machine has no time for as many.
+    let few = 10 / usize::try_from(slowness())?;
+    let both = lost.get() > few && known.get() > few;
+    assert!(both, "{lost:?}, {known:?}");
     assert!(steps > 200, "{steps} steps");
     // Of Alice's: it is handled with her, or nowhere.
     let alice = Runc::new("alice").user_namespace().root(canary());

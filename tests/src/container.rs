@@ -359,6 +359,12 @@ pub fn runs(pid: u32) -> bool {
     state.is_some_and(|state| !"ZX".contains(state))
 }
 
+/// Whether a process sleeps until something comes.
+pub fn sleeps(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:\tS"))
+}
+
 /// Whether a process sleeps with SIGUSR1 blocked, as `crash-me --wait` does.
 pub fn waits(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -86,6 +86,12 @@ impl CoreDump {
         })
     }
 
+    /// The number that the shim is told, if it is one.
+    pub fn number(&self) -> Option<u32> {
+        let (_, word) = self.words.iter().find(|(known, _)| *known == "%P")?;
+        std::str::from_utf8(word).ok()?.parse().ok()
+    }
+
     /// With another text in the place of a specifier.
     #[must_use]
     pub fn word(mut self, specifier: &str, text: impl AsRef<[u8]>) -> Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
 use upcall_e2e::command::{pause, until};
-use upcall_e2e::container::{children, pid_of, runs};
+use upcall_e2e::container::{children, pid_of, runs, sleeps};
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
@@ -103,6 +103,10 @@ fn what_we_are_made_of_crashes_without_calling_itself() -> Result<()> {
         started_as(shim.as_os_str().as_encoded_bytes())
     })?;
     ours.push(shim);
+    // Not before it has asked: of one that never did nobody would know, since the daemon could not look at the process.
+    until(Duration::from_secs(5), "a shim that waits", || {
+        sleeps(shim).then_some(())
+    })?;
     kill(pid_of(shim), Signal::SIGSEGV)?;
     until(Duration::from_secs(5), "the shim's end", || {
         (!runs(shim)).then_some(())

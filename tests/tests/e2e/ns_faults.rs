@@ -199,42 +199,49 @@ fn a_log_that_nobody_reads_stops_nothing() -> Result<()> {
 #[test]
 fn a_service_manager_that_hangs_is_not_waited_for() -> Result<()> {
     needs!(Root, Runc);
-    // It is told that the daemon moves as often as it wants; a queue that it does not read is full after some of that
-    // (net.unix.max_dgram_qlen, at least ten).
-    let sandbox = Sandbox::new()?;
-    sandbox.rules(&run_rule(r#""/helper""#, STORE))?;
-    let container = Runc::new("web")
-        .user_namespace()
-        .root(script("/helper", "wc -c"))
-        .start(&sandbox)?;
-    let daemon = Daemon::start_with(&sandbox, |daemon| {
-        daemon.args(["--any-peer"]).env("WATCHDOG_USEC", "2000");
-    })?;
-    // In the place of the socket by which it said that it is ready.
-    let place = sandbox.path("notify");
-    std::fs::remove_file(&place)?;
-    let manager = UnixDatagram::bind(&place)?;
-    let stranger = UnixDatagram::unbound()?;
-    stranger.connect(&place)?;
-    stranger.set_nonblocking(true)?;
-    until(PATIENCE, "a full queue", || stranger.send(b"x").err())?;
-    let dump = CoreDump::of(container.init())?;
-    for place in 0..8 {
-        let ended = dump.dump(&sandbox)?;
-        assert!(ended.taken, "{place}: {ended:?}");
+    // It is told that the daemon moves, if it wants to be, and that it ends; a queue that it does not read is full after
+    // some of that (net.unix.max_dgram_qlen, at least ten).
+    for moves in [true, false] {
+        let sandbox = Sandbox::new()?;
+        sandbox.rules(&run_rule(r#""/helper""#, STORE))?;
+        let container = Runc::new("web")
+            .user_namespace()
+            .root(script("/helper", "wc -c"))
+            .start(&sandbox)?;
+        let daemon = Daemon::start_with(&sandbox, |daemon| {
+            daemon.arg("--any-peer");
+            if moves {
+                daemon.env("WATCHDOG_USEC", "2000");
+            }
+        })?;
+        // In the place of the socket by which it said that it is ready.
+        let place = sandbox.path("notify");
+        std::fs::remove_file(&place)?;
+        let manager = UnixDatagram::bind(&place)?;
+        let stranger = UnixDatagram::unbound()?;
+        stranger.connect(&place)?;
+        stranger.set_nonblocking(true)?;
+        until(PATIENCE, "a full queue", || stranger.send(b"x").err())?;
+        let dump = CoreDump::of(container.init())?;
+        for place in 0..8 {
+            let ended = dump.dump(&sandbox)?;
+            assert!(ended.taken, "{place}: {ended:?}");
+        }
+        // Two threads serve all upcalls: none of them waits for the manager.
+        for thread in std::fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
+            let wchan = std::fs::read_to_string(thread?.path().join("wchan"))?;
+            assert!(!wchan.contains("unix_wait_for_peer"), "{wchan}");
+        }
+        let scene = Scene { daemon, sandbox };
+        for record in all(&scene, 8)? {
+            assert_eq!(record.outcome, Outcome::Done, "{record:?}");
+        }
+        drop(container);
+        // What it tells holds one socket until it is heard; nothing may be left.
+        let manager = (!moves).then_some(manager);
+        scene.end()?;
+        drop(manager);
     }
-    // Two threads serve all upcalls: none of them waits for the manager.
-    for thread in std::fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
-        let wchan = std::fs::read_to_string(thread?.path().join("wchan"))?;
-        assert!(!wchan.contains("unix_wait_for_peer"), "{wchan}");
-    }
-    let scene = Scene { daemon, sandbox };
-    for record in all(&scene, 8)? {
-        assert_eq!(record.outcome, Outcome::Done, "{record:?}");
-    }
-    drop(container);
-    scene.end()?;
-    drop(manager);
     Ok(())
 }
 

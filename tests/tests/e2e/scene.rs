@@ -39,10 +39,12 @@ impl Scene {
     pub(crate) fn dump(&self, dump: &CoreDump) -> Result<(Record, Ended)> {
         let before = self.ids();
         let ended = dump.dump(&self.sandbox)?;
-        let record = self
-            .daemon
-            .records()
-            .wait("this dump", |r| !before.contains(&r.id))?;
+        // Another's may come meanwhile.
+        let of = |record: &Record| {
+            let same = record.process.pid.is_none() || record.process.pid == dump.number();
+            same && !before.contains(&record.id)
+        };
+        let record = self.daemon.records().wait("this dump", of)?;
         Ok((record, ended))
     }
 
