@@ -59,7 +59,10 @@ impl Sockets {
     fn give(&self) -> Vec<String> {
         const GIVE: &str =
             r#"exec 3<&$0 4<&$1; shift; export LISTEN_PID=$$ LISTEN_FDS=2; exec "$@""#;
-        let mut words = ["/bin/bash", "-c", GIVE].map(str::to_owned).to_vec();
+        // dash has no numbers of two digits; busybox, where there is no bash, has.
+        let bash = Path::new("/bin/bash").exists();
+        let shell = if bash { "/bin/bash" } else { "/bin/sh" };
+        let mut words = [shell, "-c", GIVE].map(str::to_owned).to_vec();
         words.extend(self.0.iter().map(|socket| socket.as_raw_fd().to_string()));
         words
     }

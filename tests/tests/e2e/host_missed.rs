@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Result;
-use upcall_e2e::command::{command, pause};
+use upcall_e2e::command::{command, pause, slowness, until};
 use upcall_e2e::needs;
 use upcall_e2e::rootfs::Rootfs;
 use upcall_e2e::runc::Runc;
@@ -67,14 +67,23 @@ fn a_shim_that_dies_is_missed_once() -> Result<()> {
     let scene = HostScene::new(PROBE_AND_STORE)?;
     let shim = scene.sandbox.libexec().join("core");
     std::fs::remove_file(&shim)?;
-    std::fs::write(&shim, "#!/bin/sh\nsleep 1\nkill -KILL $$\n")?;
+    let script = format!("#!/bin/sh\nsleep {}\nkill -KILL $$\n", slowness());
+    std::fs::write(&shim, script)?;
     std::fs::set_permissions(&shim, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     crash("ulimit -S -c 0;")?;
     crash("ulimit -S -c 0;")?;
-    let record = missed(&scene, "shim_lost")?;
-    // Two of one user's within ten seconds are one record.
-    assert_eq!(record.count, 2, "{record:?}");
-    assert_eq!(scene.daemon.records().all().len(), 1);
+    missed(&scene, "shim_lost")?;
+    let counts = || -> Vec<u64> {
+        let all = scene.daemon.records().all().into_iter();
+        all.map(|record| record.count).collect()
+    };
+    until(PATIENCE, "both", || {
+        (counts().iter().sum::<u64>() >= 2).then_some(())
+    })?;
+    // Two of one user's within ten seconds are one record; a slow machine takes longer.
+    let counts = counts();
+    let one = counts == [2] || slowness() > 1 && counts == [1, 1];
+    assert!(one, "{counts:?}");
     scene.end()
 }
 
