@@ -83,6 +83,7 @@ pub mod steps;
 pub mod sys;
 #[cfg(feature = "harness")]
 pub mod terminal;
+#[cfg(feature = "harness")]
 pub mod tracer;
 #[cfg(feature = "harness")]
 pub mod usermode_helper;
