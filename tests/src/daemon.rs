@@ -10,7 +10,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
@@ -44,27 +43,14 @@ impl Sockets {
             .create(directory)?;
         let listening = |path: &Path, kind| -> Result<OwnedFd> {
             drop(std::fs::remove_file(path));
-            // Without CLOEXEC, and far from the numbers where they are given.
-            let socket = socket(AddressFamily::Unix, kind, SockFlag::empty(), None)?;
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let socket = socket(AddressFamily::Unix, kind, flags, None)?;
             bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
             listen(&socket, Backlog::new(4096)?)?;
-            let moved = fcntl(&socket, FcntlArg::F_DUPFD(100))?;
-            Ok(upcall_helpers::sys::inherited(moved)?)
+            Ok(socket)
         };
         let upcall = listening(&sandbox.sockets().join("upcall.sock"), SockType::SeqPacket)?;
         Ok(Self([upcall, listening(&kernel, SockType::Stream)?]))
-    }
-
-    /// What gives them to the program after it (sd_listen_fds(3)).
-    fn give(&self) -> Vec<String> {
-        const GIVE: &str =
-            r#"exec 3<&$0 4<&$1; shift; export LISTEN_PID=$$ LISTEN_FDS=2; exec "$@""#;
-        // dash has no numbers of two digits; busybox, where there is no bash, has.
-        let bash = Path::new("/bin/bash").exists();
-        let shell = if bash { "/bin/bash" } else { "/bin/sh" };
-        let mut words = [shell, "-c", GIVE].map(str::to_owned).to_vec();
-        words.extend(self.0.iter().map(|socket| socket.as_raw_fd().to_string()));
-        words
     }
 }
 
@@ -102,7 +88,15 @@ impl Daemon {
     /// # Errors
     /// It does not start; the error has its log.
     pub fn start_activated(sandbox: &Sandbox, sockets: &Sockets) -> Result<Self> {
-        Self::start_by(sandbox, &sockets.give(), |_| {})
+        // A shell has them as its input and output, and gives them on as sd_listen_fds(3) has it.
+        const GIVE: &str = "exec 3<&0 4<&1 </dev/null >/dev/null; \
+             export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$0\" \"$@\"";
+        let [upcall, kernel] = &sockets.0;
+        let (upcall, kernel) = (upcall.try_clone()?, kernel.try_clone()?);
+        let by = ["/bin/sh", "-c", GIVE].map(str::to_owned);
+        Self::start_by(sandbox, &by, |daemon| {
+            daemon.stdin(upcall).stdout(kernel);
+        })
     }
 
     /// Starts one, its command changed as wanted.
