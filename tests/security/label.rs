@@ -7,6 +7,7 @@ use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::records::said;
 use upcall_e2e::runc::Runc;
+use upcall_e2e::selinux::{self, CONTAINER, HOST, OTHER};
 use upcalld::store::record::{Outcome, Record};
 
 use crate::scene::{Scene, script};
@@ -109,5 +110,38 @@ fn a_label_is_the_inits_whoever_crashes_and_whatever_proc_is() -> Result<()> {
     let written = "cat /proc/thread-self/attr/apparmor/exec /proc/thread-self/attr/exec";
     assert_eq!(confined.as_host_root(&["/bin/sh", "-c", written])?, "");
     drop((confined, loaded));
+    scene.end()
+}
+
+#[test]
+fn selinux_labels_are_the_inits_whoever_crashes() -> Result<()> {
+    needs!(Root, Runc, Guest, SeLinux);
+    let scene = Scene::new(BOTH)?;
+    selinux::load(&scene.sandbox.path(""))?;
+    // It says who it is, and would like to be another.
+    let helper = format!(
+        "read label </proc/self/attr/current; echo $label; \
+         printf {HOST} >/proc/self/attr/current && echo escaped; :"
+    );
+    for (name, own) in [("own", true), ("plain", false)] {
+        let confined = Runc::new(name)
+            .root(script("/helper", &helper))
+            .with(|bundle| {
+                bundle.user_namespace = own.then_some(300_000);
+                bundle.selinux = Some(CONTAINER.to_owned());
+            })
+            .start(&scene.sandbox)?;
+        let (record, said) = dump(&scene, confined.init(), "11")?;
+        assert_eq!(record.process.label.as_deref(), Some(CONTAINER));
+        assert_eq!(said.trim_end_matches('\0').trim(), CONTAINER, "{record:?}");
+        let (record, said) = dump(&scene, confined.init(), "6")?;
+        assert_eq!(said.trim_end_matches('\0'), CONTAINER, "{record:?}");
+        // Who crashes is labelled otherwise, and is believed about nobody but himself.
+        let words = ["/crash-me", "--wait"];
+        let other = confined.spawn_with(&["--process-label", OTHER], &words)?;
+        let (record, said) = dump(&scene, other, "11")?;
+        assert_eq!(record.process.label.as_deref(), Some(OTHER));
+        assert_eq!(said.trim_end_matches('\0').trim(), CONTAINER, "{record:?}");
+    }
     scene.end()
 }

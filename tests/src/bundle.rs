@@ -44,6 +44,8 @@ pub struct Bundle {
     pub no_new_privs: bool,
     /// Its profile of AppArmor.
     pub apparmor: Option<String>,
+    /// Its label of SELinux.
+    pub selinux: Option<String>,
 }
 
 impl Default for Bundle {
@@ -62,6 +64,7 @@ impl Default for Bundle {
             annotations: vec![],
             no_new_privs: true,
             apparmor: None,
+            selinux: None,
         }
     }
 }
@@ -102,6 +105,9 @@ impl Bundle {
         }
         if let (Some(profile), Some(process)) = (&self.apparmor, config.get_mut("process")) {
             set(process, "apparmorProfile", json!(profile));
+        }
+        if let (Some(label), Some(process)) = (&self.selinux, config.get_mut("process")) {
+            set(process, "selinuxLabel", json!(label));
         }
         if let (Some(path), Some(linux)) = (&self.cgroup, config.get_mut("linux")) {
             set(linux, "cgroupsPath", json!(path));

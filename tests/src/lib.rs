@@ -72,6 +72,8 @@ pub mod runc;
 #[cfg(feature = "harness")]
 pub mod sandbox;
 #[cfg(feature = "harness")]
+pub mod selinux;
+#[cfg(feature = "harness")]
 pub mod service;
 #[cfg(feature = "harness")]
 pub mod skip;

@@ -70,6 +70,8 @@ pub enum Need {
     Lockdown,
     /// AppArmor, switched on, and the program that loads profiles: unpacked by `make check`.
     AppArmor,
+    /// SELinux, switched on and without a policy, and the program that compiles them: unpacked by `make check`.
+    SeLinux,
     /// The kernel's AFS client.
     Afs,
     /// The kernel's NFS server and client.
@@ -93,6 +95,7 @@ impl Need {
             | Self::StaticHelper
             | Self::Lockdown
             | Self::AppArmor
+            | Self::SeLinux
             | Self::Afs
             | Self::Nfs
             | Self::Cifs => self.kernel(),
@@ -229,6 +232,10 @@ impl Need {
                     .is_ok_and(|enabled| enabled.starts_with('Y'))
                     && crate::apparmor::parser().is_file(),
                 "AppArmor (and tools/unpack TARGET/unpacked apparmor)",
+            ),
+            Self::SeLinux => (
+                crate::selinux::is_on() && crate::selinux::compiler().is_file(),
+                "SELinux without a policy (security=selinux and tools/unpack TARGET/unpacked secilc)",
             ),
             Self::Afs => (has_module("kafs"), "a kernel with modules (kafs)"),
             Self::Nfs => (

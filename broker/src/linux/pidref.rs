@@ -52,6 +52,12 @@ impl PidRef {
         Ok(Self { pid, fd })
     }
 
+    /// A pidfd, and the number that the kernel has told of the same process beside it; [`PidRef::verify`] says whether it
+    /// still has that.
+    pub fn told(fd: OwnedFd, pid: u32) -> Self {
+        Self { pid, fd }
+    }
+
     /// The same process, held once more.
     ///
     /// # Errors

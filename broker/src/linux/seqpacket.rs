@@ -100,16 +100,19 @@ impl Connection {
     /// Who connected.
     ///
     /// # Errors
-    /// `ESRCH` where it is gone already, on kernels before 6.16.
+    /// `ESRCH` where it is gone already, on kernels before 6.16; later ones do not say so here.
     pub fn peer(&self) -> Result<Peer, Errno> {
         let socket = self.0.get_ref();
         let peer = getsockopt(socket, PeerCredentials)?;
+        // 0: of a pid namespace that is not below ours.
+        let pid = u32::try_from(peer.pid()).unwrap_or(0);
         let process = match getsockopt(socket, PeerPidfd) {
-            Ok(pidfd) => PidRef::from_pidfd(pidfd)?,
+            // Both are of one `struct pid` (net/core/sock.c), so it need not be asked for its number.
+            Ok(pidfd) if pid != 0 => PidRef::told(pidfd, pid),
             // Before 6.5: whoever has the number of the process that connected, which was `uid`'s.
-            Err(Errno::ENOPROTOOPT) => PidRef::open(u32::try_from(peer.pid()).unwrap_or(0))?,
-            // Before 6.15 the word for one that has been waited for (kernel/fork.c, `pidfd_prepare`).
-            Err(Errno::EINVAL) => return Err(Errno::ESRCH),
+            Err(Errno::ENOPROTOOPT) => PidRef::open(pid)?,
+            // The second: before 6.15 the word for one that has been waited for (kernel/fork.c, `pidfd_prepare`).
+            Ok(_) | Err(Errno::EINVAL) => return Err(Errno::ESRCH),
             Err(errno) => return Err(errno),
         };
         Ok(Peer {
