@@ -79,9 +79,6 @@ impl Accepted {
     pub fn note(self: &Arc<Self>, connection: &OwnedFd) -> Option<Note> {
         let pid = getsockopt(connection, PeerCredentials).ok()?.pid();
         let pid = u32::try_from(pid).ok()?;
-        let mut comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        comm.pop_if(|last| *last == b'\n');
-        let micros = now_micros();
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let place = free.pop()?;
         drop(free);
@@ -89,7 +86,12 @@ impl Accepted {
             accepted: Arc::clone(self),
             place,
         };
-        let left = Left { micros, pid, comm };
+        let (micros, comm) = (now_micros(), Vec::new());
+        let mut left = Left { micros, pid, comm };
+        // At once: of a daemon that is killed between accept(2) and this nobody knows what it had accepted.
+        self.file.write_all_at(&left.bytes(), offset(place)).ok()?;
+        left.comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        left.comm.pop_if(|last| *last == b'\n');
         self.file.write_all_at(&left.bytes(), offset(place)).ok()?;
         Some(note)
     }
