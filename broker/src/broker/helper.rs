@@ -351,10 +351,7 @@ impl Broker {
         let tenant = Tenant::of(&seen.facts);
         let rule = seen.decision.rule.and_then(|index| seen.policy.rule(index));
         let key = refusals::Key::new(rule.map(Rule::source), &tenant, reason);
-        if reason == Reason::Resources {
-            // When there may be some again.
-            self.refusals.add(key, seen.draft, self);
-        } else if let Some(draft) = self
+        if let Some(draft) = self
             .refusals
             .first(key, call.wanted.about(), seen.draft, self)
         {

@@ -206,10 +206,7 @@ impl Broker {
         let key = refusals::Key::new(rule, &tenant, refusal.reason);
         let wanted = &seen.wanted.upcall;
         let about = [wanted.kind.as_slice(), b";", &wanted.description].concat();
-        if refusal.reason == Reason::Resources {
-            // When there may be some again.
-            self.refusals.add(key, seen.draft, self);
-        } else if let Some(draft) = self.refusals.first(key, &about, seen.draft, self) {
+        if let Some(draft) = self.refusals.first(key, &about, seen.draft, self) {
             self.finished_key(draft);
         }
     }

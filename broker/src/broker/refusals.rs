@@ -52,7 +52,8 @@ impl Refusals {
     }
 
     /// Adds one that is kept apart by what was asked for, up to [`APART_MAX`] of one tenant, rule and reason. The first of
-    /// its kind is given back, to be written now; the rest of the window is one record.
+    /// its kind is given back, to be written now; the rest of the window is one record. What is refused for want of
+    /// resources is added as any: after the window there may be some to write it with.
     pub(super) fn first(
         &self,
         mut key: Key,
@@ -60,6 +61,10 @@ impl Refusals {
         draft: Draft,
         broker: &Arc<Broker>,
     ) -> Option<Draft> {
+        if key.reason == Reason::Resources {
+            self.add(key, draft, broker);
+            return None;
+        }
         let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let apart = pending.keys().filter(|other| {
             let same = other.rule == key.rule && other.tenant == key.tenant;
