@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
 use upcall_e2e::cgroup::{self, Child};
 use upcall_e2e::command::{command, run, slowness, until};
-use upcall_e2e::container::children;
+use upcall_e2e::container::{Container, children};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
@@ -25,13 +25,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const STORE: &str = "store = { ignore_limit = true }";
 
-/// A scene with a container whose crashes are run and stored, and one of them.
-fn scene() -> Result<(Scene, upcall_e2e::container::Container, CoreDump)> {
-    let scene = Scene::new(&run_rule(r#""/helper""#, STORE))?;
-    let container = Runc::new("web")
+/// A container with a helper.
+fn web(sandbox: &Sandbox) -> Result<Container> {
+    Runc::new("web")
         .user_namespace()
         .root(script("/helper", "wc -c"))
-        .start(&scene.sandbox)?;
+        .start(sandbox)
+}
+
+/// A scene with a container whose crashes are run and stored, and one of them.
+fn scene() -> Result<(Scene, Container, CoreDump)> {
+    let scene = Scene::new(&run_rule(r#""/helper""#, STORE))?;
+    let container = web(&scene.sandbox)?;
     let dump = CoreDump::of(container.init())?.bytes(200_000);
     Ok((scene, container, dump))
 }
@@ -167,10 +172,7 @@ fn a_log_that_nobody_reads_stops_nothing() -> Result<()> {
     for closed in [true, false] {
         let sandbox = Sandbox::new()?;
         sandbox.rules(&run_rule(r#""/helper""#, STORE))?;
-        let container = Runc::new("web")
-            .user_namespace()
-            .root(script("/helper", "wc -c"))
-            .start(&sandbox)?;
+        let container = web(&sandbox)?;
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&write, FcntlArg::F_SETPIPE_SZ(4096))?;
         let daemon = Daemon::start_with(&sandbox, |daemon| {
@@ -204,10 +206,7 @@ fn a_service_manager_that_hangs_is_not_waited_for() -> Result<()> {
     for moves in [true, false] {
         let sandbox = Sandbox::new()?;
         sandbox.rules(&run_rule(r#""/helper""#, STORE))?;
-        let container = Runc::new("web")
-            .user_namespace()
-            .root(script("/helper", "wc -c"))
-            .start(&sandbox)?;
+        let container = web(&sandbox)?;
         let daemon = Daemon::start_with(&sandbox, |daemon| {
             daemon.arg("--any-peer");
             if moves {
