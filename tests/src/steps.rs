@@ -192,6 +192,14 @@ impl Paused {
 /// A process that makes no system call for this long makes none for what was begun.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// Traces a thread from its next system call on.
+fn step_by_step(thread: Pid, options: Options) -> Result<()> {
+    ptrace::seize(thread, options)?;
+    ptrace::interrupt(thread)?;
+    next(thread)?;
+    Ok(ptrace::syscall(thread, None)?)
+}
+
 /// The tracer's thread; its tracees are let go when it ends (ptrace(2)).
 fn trace(
     process: u32,
@@ -203,11 +211,11 @@ fn trace(
     let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
     for entry in std::fs::read_dir(format!("/proc/{process}/task"))? {
         let name = entry?.file_name();
-        let thread = Pid::from_raw(name.to_string_lossy().parse()?);
-        ptrace::seize(thread, options)?;
-        ptrace::interrupt(thread)?;
-        next(thread)?;
-        ptrace::syscall(thread, None)?;
+        match step_by_step(Pid::from_raw(name.to_string_lossy().parse()?), options) {
+            // One that waited for work, and ended since there was none.
+            Err(error) if error.downcast_ref() == Some(&Errno::ESRCH) => {}
+            result => result?,
+        }
     }
     ready.send(())?;
     let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD | WaitPidFlag::WNOHANG;
