@@ -44,7 +44,7 @@ use crate::intake::shim::Late;
 use crate::launch::{Launcher, Slot};
 use crate::linux::modreq::Watch;
 use crate::linux::parse::CgroupLine;
-use crate::linux::room;
+use crate::linux::room::Room;
 use crate::metrics::Metrics;
 use crate::resolve::{Container, Resolution, Resolver};
 use crate::store::ledger::Ledger;
@@ -290,6 +290,7 @@ impl Broker {
         let mut draft = Draft::new(&self.node, call.id.map(id::text))?;
         draft.timings().accept = clock.step();
 
+        let room = Room::watch();
         let words = &call.words;
         let pidfd = call.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
         let origin = identify::core::identify(words, pidfd, call.started_ticks);
@@ -299,7 +300,7 @@ impl Broker {
         let policy = self.policy();
         let resolve = |origin| self.resolver.resolve(origin, policy.containers());
         let resolution = known.map_or_else(|_| Resolution::default(), resolve);
-        room::is_there(resolution.container.is_some())?;
+        room.was_there()?;
         draft.timings().resolve = clock.step();
 
         let upcall = Upcall::Core(words.upcall());

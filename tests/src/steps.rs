@@ -144,6 +144,7 @@ impl Drop for Followed {
 #[derive(Debug)]
 pub struct Paused {
     go_on: Option<SyncSender<()>>,
+    is_hit: Receiver<()>,
     tracer: Option<JoinHandle<Result<()>>>,
 }
 
@@ -164,6 +165,7 @@ impl Paused {
         let tracer = std::thread::spawn(move || trace(process, call, &ready, &hit, &goes_on));
         let paused = Self {
             go_on: Some(go_on),
+            is_hit,
             tracer: Some(tracer),
         };
         if is_ready.recv_timeout(PATIENCE).is_err() {
@@ -171,11 +173,22 @@ impl Paused {
             bail!("process {process} cannot be traced");
         }
         let started = start()?;
-        if is_hit.recv_timeout(QUIET).is_ok() {
+        if paused.is_hit.recv_timeout(QUIET).is_ok() {
             return Ok((Some(paused), started));
         }
         paused.end()?;
         Ok((None, started))
+    }
+
+    /// The thread that is at a side of a system call goes on to the next side, all others stay where they are. `false`
+    /// where it waits in the call, or has ended: it will not be at another.
+    ///
+    /// # Errors
+    /// What went wrong with tracing it.
+    pub fn to_next(&self) -> Result<bool> {
+        let go_on = self.go_on.as_ref().context("a tracer")?;
+        go_on.send(())?;
+        Ok(self.is_hit.recv_timeout(A_CALL).is_ok())
     }
 
     /// It goes on, and nobody traces it.
@@ -189,6 +202,9 @@ impl Paused {
     }
 }
 
+/// A system call that takes longer waits for something.
+const A_CALL: Duration = Duration::from_millis(50);
+
 /// A process that makes no system call for this long makes none for what was begun.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -198,6 +214,21 @@ fn step_by_step(thread: Pid, options: Options) -> Result<()> {
     ptrace::interrupt(thread)?;
     next(thread)?;
     Ok(ptrace::syscall(thread, None)?)
+}
+
+/// Waits for a thread's next stop, and until it is let go or has ended.
+fn stops(thread: Pid, goes_on: &Receiver<()>) -> bool {
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+    loop {
+        match waitpid(thread, Some(flags)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
+            status => return matches!(status, Ok(WaitStatus::PtraceSyscall(_))),
+        }
+        if goes_on.try_recv() == Err(TryRecvError::Disconnected) {
+            return false;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// The tracer's thread; its tracees are let go when it ends (ptrace(2)).
@@ -233,7 +264,13 @@ fn trace(
                 calls += 1;
                 if calls == call {
                     hit.send(())?;
-                    let _ = goes_on.recv();
+                    while goes_on.recv().is_ok() {
+                        ptrace::syscall(thread, None)?;
+                        if !stops(thread, goes_on) {
+                            break;
+                        }
+                        hit.send(())?;
+                    }
                     return Ok(());
                 }
                 (thread, None)

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "signal handlers, leases, descriptors; the harness's other modules are without"
+    reason = "signal handlers, leases, descriptors, limits; the harness's other modules are without"
 )]
 
 use std::ffi::CStr;
@@ -127,6 +127,32 @@ impl Drop for Lease {
 fn control(file: &File, what: libc::c_int, number: libc::c_int) -> Result<libc::c_int, Errno> {
     // SAFETY: these commands of fcntl take a number.
     Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), what, number) })
+}
+
+/// Sets how many descriptors a process may have, at once; returns how many it might have had. The soft limit, which is
+/// what counts and what may be raised again.
+///
+/// # Errors
+/// As prlimit(2).
+pub fn limit_descriptors(pid: u32, limit: u64) -> Result<u64, Errno> {
+    let pid = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
+    let mut former = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let none = std::ptr::null();
+    // SAFETY: prlimit sets nothing from a null pointer, and writes one rlimit, which lives here.
+    let result = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, none, &raw mut former) };
+    Errno::result(result)?;
+    let limit = libc::rlimit {
+        rlim_cur: limit,
+        ..former
+    };
+    let none = std::ptr::null_mut();
+    // SAFETY: prlimit reads one rlimit, which lives here, and writes none to a null pointer.
+    let result = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, none) };
+    Errno::result(result)?;
+    Ok(former.rlim_cur)
 }
 
 /// The next connection: accept4(2).

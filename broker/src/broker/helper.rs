@@ -27,7 +27,7 @@ use crate::identify::helper as identify;
 use crate::identify::{Lost, Origin};
 use crate::intake::helper::{Helper, HelperCall, Wanted};
 use crate::linux::modreq::{Requests, TraceError, Watch};
-use crate::linux::room;
+use crate::linux::room::Room;
 use crate::resolve::Resolution;
 use crate::store::id;
 use crate::store::record::{Action, Outcome};
@@ -160,6 +160,7 @@ impl Broker {
         let mut clock = Clock::new(call.started);
         let mut draft = Draft::new(&self.node, call.id.map(id::text))?;
         draft.timings().accept = clock.step();
+        let room = Room::watch();
         let (origins, lost) =
             match identify::identify(call, self.requests(), &self.helpers.scans).await {
                 Ok(origins) => (origins, None),
@@ -202,8 +203,7 @@ impl Broker {
             (None, Some(lost)) => (Err(&**lost), decided(Err(lost))),
             (None, None) => return Err(Errno::ESRCH),
         };
-        // Of several each must have been looked for.
-        let scarce = room::is_there(origins.len() == 1 && resolution.container.is_some()).err();
+        let scarce = room.was_there().err();
         draft.timings().resolve = clock.step();
         draft.describe_helper(&call.wanted, known, origins.len(), &resolution, &facts);
         if scarce.is_none() {

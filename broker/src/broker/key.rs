@@ -21,7 +21,7 @@ use crate::admit::{Refused, Tenant};
 use crate::identify::key::{self as identify, Wanted};
 use crate::identify::{Lost, Origin};
 use crate::intake::key::KeyCall;
-use crate::linux::room;
+use crate::linux::room::Room;
 use crate::resolve::{Container, Resolution};
 use crate::store::id;
 
@@ -154,6 +154,7 @@ impl Broker {
         let mut clock = Clock::new(call.started);
         let mut draft = Draft::new(&self.node, call.id.map(id::text))?;
         draft.timings().accept = clock.step();
+        let room = Room::watch();
         let wanted = identify::wanted(call);
         let origin = identify::identify(call);
         draft.timings().identify = clock.step();
@@ -162,7 +163,7 @@ impl Broker {
         let policy = self.policy();
         let resolve = |origin| self.resolver.resolve(origin, policy.containers());
         let resolution = known.map_or_else(|_| Resolution::default(), resolve);
-        let scarce = room::is_there(resolution.container.is_some()).err();
+        let scarce = room.was_there().err();
         draft.timings().resolve = clock.step();
 
         let upcall = wanted.upcall();

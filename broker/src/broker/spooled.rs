@@ -29,7 +29,7 @@ use crate::hooks::pattern::Pattern;
 use crate::identify::core::CoreWords;
 use crate::identify::past::Past;
 use crate::intake::spool::{Entry, Found, GiveError, Spool, stored};
-use crate::linux::room;
+use crate::linux::room::Room;
 use crate::resolve::Resolution;
 use crate::store::record::{Action, Outcome, Record};
 use crate::store::records::Entry as EntryOfRecord;
@@ -146,8 +146,9 @@ impl Broker {
             self.missed.answered(pid, entry.spooled.started);
         }
         let mut draft = Draft::at(&self.node, id.clone(), micros);
+        let room = Room::watch();
         let (facts, placed) = self.known(entry, &words, former.as_ref(), why, &mut draft);
-        if let Err(errno) = room::is_there(false) {
+        if let Err(errno) = room.was_there() {
             warn!("core {id} stays in the spool: its container could not be looked for: {errno}");
             return true;
         }

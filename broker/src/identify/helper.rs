@@ -14,6 +14,7 @@ use crate::intake::helper::{Helper, HelperCall};
 use crate::linux::modreq::Requests;
 use crate::linux::parse;
 use crate::linux::pidref::PidRef;
+use crate::linux::room::noted;
 
 /// Threads that are looked at for one that waits; with more on a host nobody is found.
 const THREADS_MAX: usize = 200_000;
@@ -160,7 +161,8 @@ fn scan(shim: &PidRef, since: u64, until: Instant) -> Result<Vec<Origin>, Box<Lo
 /// All threads of the host, as they are come by.
 fn threads() -> impl Iterator<Item = u32> {
     fn numbers(directory: &str) -> impl Iterator<Item = u32> + use<> {
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(directory).map_err(noted);
+        let entries = entries.into_iter().flatten().flatten();
         entries.filter_map(|entry| parse::number(entry.file_name().as_encoded_bytes()))
     }
     numbers("/proc").flat_map(|pid| numbers(&format!("/proc/{pid}/task")))
@@ -169,7 +171,7 @@ fn threads() -> impl Iterator<Item = u32> {
 /// Whether a thread sleeps in `call_usermodehelper_exec`. What the helper is for only its stack says, which takes
 /// `CAP_SYS_ADMIN`: one that waits for a key is a candidate too.
 fn waits_for_helper(thread: u32) -> bool {
-    let wchan = std::fs::read(format!("/proc/{thread}/wchan"));
+    let wchan = std::fs::read(format!("/proc/{thread}/wchan")).map_err(noted);
     wchan.is_ok_and(|wchan| wchan == b"call_usermodehelper_exec")
 }
 

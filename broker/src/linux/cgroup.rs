@@ -19,6 +19,7 @@ use upcall_helpers::cgroupfs::open_beneath;
 
 use super::parse::{self, CgroupLine};
 use super::procdir::ProcDir;
+use super::room::noted;
 use super::sys;
 
 /// How many cgroups are walked through for the processes of one, and how much of each one's list is read.
@@ -231,7 +232,7 @@ fn walk(
     left: &mut usize,
 ) -> Result<(), Errno> {
     *left = left.checked_sub(1).ok_or(Errno::EFBIG)?;
-    let procs = open_beneath(mount, path, "cgroup.procs", OFlag::O_RDONLY)?;
+    let procs = open_beneath(mount, path, "cgroup.procs", OFlag::O_RDONLY).map_err(noted)?;
     let mut text = Vec::new();
     let read = std::fs::File::from(procs)
         .take(PROCS_MAX + 1)
@@ -274,9 +275,11 @@ fn named(mount: BorrowedFd<'_>, name: &[u8], parents: &[u8]) -> Vec<Vec<u8>> {
 
 /// Names of the cgroups directly below one.
 fn children(mount: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
-    let directory = open_beneath(mount, path, "", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    let directory = open_beneath(mount, path, "", flags).map_err(noted)?;
     let place = format!("/proc/self/fd/{}", directory.as_raw_fd());
-    let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(place).map_err(noted);
+    let entries = entries.into_iter().flatten().flatten();
     let cgroups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     Ok(cgroups.map(|entry| entry.file_name().into_vec()).collect())
 }

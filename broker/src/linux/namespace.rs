@@ -9,6 +9,7 @@ use upcall_helpers::wire::{NAMESPACES, NamespaceId};
 
 use super::pidref::PidRef;
 use super::procdir::ProcDir;
+use super::room::noted;
 use super::sys::{self, NamespaceRequest};
 
 /// Where each kind stands in every list of namespaces.
@@ -86,7 +87,7 @@ impl NsFd {
     /// # Errors
     /// `EPERM` where that is above our own.
     pub fn owner(&self) -> Result<Self, Errno> {
-        Self::new(sys::namespace_ioctl(self.fd(), NamespaceRequest::Owner)?)
+        Self::new(namespace_ioctl(self.fd(), NamespaceRequest::Owner)?)
     }
 
     /// Whether `ancestor` is this user or pid namespace or one above it.
@@ -128,8 +129,12 @@ impl NsFd {
     }
 
     fn parent(&self) -> Result<Self, Errno> {
-        Self::new(sys::namespace_ioctl(self.fd(), NamespaceRequest::Parent)?)
+        Self::new(namespace_ioctl(self.fd(), NamespaceRequest::Parent)?)
     }
+}
+
+fn namespace_ioctl(fd: BorrowedFd<'_>, request: NamespaceRequest) -> Result<OwnedFd, Errno> {
+    sys::namespace_ioctl(fd, request).map_err(noted)
 }
 
 /// One namespace of a process, through its pidfd where the kernel can (6.11), else through /proc: then only a
@@ -138,12 +143,12 @@ impl NsFd {
 /// # Errors
 /// `ESRCH` for a process that is gone or a zombie.
 pub fn of_process(process: &PidRef, kind: Ns) -> Result<NsFd, Errno> {
-    match sys::namespace_ioctl(process.fd(), NamespaceRequest::OfProcess(kind as usize)) {
+    match namespace_ioctl(process.fd(), NamespaceRequest::OfProcess(kind as usize)) {
         Ok(fd) => NsFd::new(fd),
         Err(Errno::ENOTTY | Errno::EINVAL) => {
             let path = format!("/proc/{}/ns/{}", process.pid(), kind.name());
             let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-            NsFd::new(nix::fcntl::open(path.as_str(), flags, Mode::empty())?)
+            NsFd::new(nix::fcntl::open(path.as_str(), flags, Mode::empty()).map_err(noted)?)
         }
         Err(error) => Err(error),
     }
@@ -164,7 +169,7 @@ impl NsSet {
     pub fn of(process: &PidRef, directory: &ProcDir) -> Result<Self, Errno> {
         let mut set = Self::default();
         for (place, slot) in set.fds.iter_mut().enumerate() {
-            *slot = match sys::namespace_ioctl(process.fd(), NamespaceRequest::OfProcess(place)) {
+            *slot = match namespace_ioctl(process.fd(), NamespaceRequest::OfProcess(place)) {
                 Ok(fd) => Some(NsFd::new(fd)?),
                 Err(Errno::ENOTTY | Errno::EINVAL) => return Self::of_directory(directory),
                 Err(Errno::EOPNOTSUPP) => None, // a kernel without this kind
@@ -183,7 +188,8 @@ impl NsSet {
         for (slot, kind) in set.fds.iter_mut().zip(Ns::ALL) {
             let path = format!("ns/{}", kind.name());
             let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-            *slot = match openat(directory.fd(), path.as_str(), flags, Mode::empty()) {
+            let opened = openat(directory.fd(), path.as_str(), flags, Mode::empty());
+            *slot = match opened.map_err(noted) {
                 Ok(fd) => Some(NsFd::new(fd)?),
                 // A kernel without this kind has no such entry; a zombie has none of them.
                 Err(Errno::ENOENT) if kind != Ns::User && kind != Ns::Mnt => None,

@@ -9,6 +9,7 @@ use upcall_helpers::sys as calls;
 use upcall_helpers::wire::WaitStatus;
 
 use super::parse;
+use super::room::noted;
 use super::sys;
 
 /// How long a process that has ended is waited for to be reaped, in milliseconds.
@@ -34,7 +35,7 @@ impl PidRef {
     pub fn open(pid: u32) -> Result<Self, Errno> {
         Ok(Self {
             pid,
-            fd: calls::pidfd_open(pid)?,
+            fd: calls::pidfd_open(pid).map_err(noted)?,
         })
     }
 
@@ -63,7 +64,7 @@ impl PidRef {
     /// # Errors
     /// As dup(2).
     pub fn try_clone(&self) -> Result<Self, Errno> {
-        let fd = self.fd.try_clone().map_err(|_| Errno::EMFILE)?;
+        let fd = self.fd.try_clone().map_err(|_| noted(Errno::EMFILE))?;
         Ok(Self { pid: self.pid, fd })
     }
 
@@ -113,7 +114,9 @@ impl PidRef {
 fn number_of(fd: &OwnedFd) -> Result<u32, Errno> {
     use std::os::fd::AsRawFd;
     let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
-    let text = std::fs::read(path).map_err(|_| Errno::EBADF)?;
+    let text = std::fs::read(path)
+        .map_err(noted)
+        .map_err(|_| Errno::EBADF)?;
     match parse::field(&text, b"Pid").and_then(parse::signed) {
         Some(-1) => Err(Errno::ESRCH),
         Some(pid) => u32::try_from(pid).map_err(|_| Errno::EBADF),

@@ -12,6 +12,7 @@ use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::Mode;
 
 use super::parse::{self, CgroupLine, IdMap, Stat, Status};
+use super::room::noted;
 
 /// Files are read up to here; longer ones are an error. The longest that a tenant can make is status: 65,536 groups
 /// (`NGROUPS_MAX`) of up to eleven bytes each. One that could not be read would make him unknown.
@@ -50,7 +51,8 @@ impl ProcDir {
     /// `ENOENT` or `ESRCH` for a process that is gone.
     pub fn threads(&self, most: usize) -> Result<Vec<u32>, Errno> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let mut tasks = nix::dir::Dir::openat(&self.fd, "task", flags, Mode::empty())?;
+        let mut tasks =
+            nix::dir::Dir::openat(&self.fd, "task", flags, Mode::empty()).map_err(noted)?;
         let numbers = tasks.iter().flatten();
         let numbers = numbers.filter_map(|entry| parse::number(entry.file_name().to_bytes()));
         Ok(numbers.take(most).collect())
@@ -59,7 +61,7 @@ impl ProcDir {
     fn at(path: &str) -> Result<Self, Errno> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
         Ok(Self {
-            fd: open(path, flags, Mode::empty())?,
+            fd: open(path, flags, Mode::empty()).map_err(noted)?,
         })
     }
 
@@ -78,7 +80,8 @@ impl ProcDir {
             name,
             OFlag::O_RDONLY | OFlag::O_CLOEXEC,
             Mode::empty(),
-        )?;
+        )
+        .map_err(noted)?;
         let one_piece = OF_ONE_PIECE.contains(&name);
         let mut bytes = vec![0; 4096];
         let mut length = 0;

@@ -1,39 +1,84 @@
-//! Whether this process has descriptors left: for want of them a container is not found, and a core not kept.
+//! Whether this process was refused what it takes to look at somebody: descriptors, the kernel's memory. For want of them a
+//! container is not found, and to the rules somebody without a container is not one whose container could not be looked for.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::eventfd::EventFd;
 
-/// As many as it takes to look at a process and at the init of its container, and some more.
-const TO_LOOK: i32 = 40;
-
 /// As many as it takes to keep a core.
 const TO_KEEP: i32 = 8;
 
-/// That there are as many descriptors free as are needed further on. Where no container was found, that is as many as
-/// whoever looks for one needs: to the rules somebody without a container is not one whose container could not be looked
-/// for.
-///
-/// # Errors
-/// `EMFILE`, `ENFILE`: there are not.
-pub fn is_there(found: bool) -> Result<(), Errno> {
-    let wanted = if found { TO_KEEP } else { TO_LOOK };
-    let first = EventFd::new().map(OwnedFd::from)?;
-    let Some(open) = open_ones()? else {
-        return take(&first, wanted - 1);
-    };
-    // The lowest from so many on: refused where the limit is not above it (fcntl(2)).
-    let last = fcntl(&first, FcntlArg::F_DUPFD_CLOEXEC(open + wanted - 2));
-    let last = last.map_err(|errno| {
-        if errno == Errno::EINVAL {
-            Errno::EMFILE
-        } else {
-            errno
+/// How often this process was refused something.
+static REFUSED: AtomicU64 = AtomicU64::new(0);
+
+/// By which error the last time.
+static LAST: AtomicI32 = AtomicI32::new(0);
+
+/// An error of a system call.
+pub trait Failed {
+    /// Its number.
+    fn number(&self) -> Option<i32>;
+}
+
+impl Failed for Errno {
+    fn number(&self) -> Option<i32> {
+        Some(*self as i32)
+    }
+}
+
+impl Failed for std::io::Error {
+    fn number(&self) -> Option<i32> {
+        self.raw_os_error()
+    }
+}
+
+/// Passes an error on, and counts it where it says that there is nothing left. What is opened on the way to a decision is
+/// opened through this: further up an error may be as good as "not there".
+pub fn noted<E: Failed>(error: E) -> E {
+    let number = error.number().unwrap_or(0);
+    if [libc::EMFILE, libc::ENFILE, libc::ENOMEM].contains(&number) {
+        LAST.store(number, Ordering::Relaxed);
+        REFUSED.fetch_add(1, Ordering::Release);
+    }
+    error
+}
+
+/// From when on it counts that something was refused.
+#[derive(Debug)]
+pub struct Room(u64);
+
+impl Room {
+    /// From now on.
+    pub fn watch() -> Self {
+        Self(REFUSED.load(Ordering::Acquire))
+    }
+
+    /// That nothing was refused since, to anybody in this process, and that there are descriptors for what comes next.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOMEM`: what was refused.
+    pub fn was_there(&self) -> Result<(), Errno> {
+        if REFUSED.load(Ordering::Acquire) != self.0 {
+            return Err(Errno::from_raw(LAST.load(Ordering::Relaxed)));
         }
-    })?;
-    nix::unistd::close(last)
+        let first = EventFd::new().map(OwnedFd::from)?;
+        let Some(open) = open_ones()? else {
+            return take(&first, TO_KEEP - 1);
+        };
+        // The lowest from so many on: refused where the limit is not above it (fcntl(2)).
+        let last = fcntl(&first, FcntlArg::F_DUPFD_CLOEXEC(open + TO_KEEP - 2));
+        let last = last.map_err(|errno| {
+            if errno == Errno::EINVAL {
+                Errno::EMFILE
+            } else {
+                errno
+            }
+        })?;
+        nix::unistd::close(last)
+    }
 }
 
 /// How many descriptors are open; not before 6.2, where the directory's size is 0 (fs/proc/fd.c, `proc_fd_getattr`).
@@ -55,6 +100,7 @@ mod tests {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     use super::*;
+    use crate::linux::procdir::ProcDir;
 
     /// Leaves this process so many that it may still open: each test is one of its own.
     fn leave(free: u64) {
@@ -66,13 +112,28 @@ mod tests {
 
     #[test]
     fn there_is_room_for_as_many_as_are_wanted_and_not_for_one_less() {
-        leave(40);
-        is_there(false).unwrap();
+        leave(8);
+        let room = Room::watch();
+        room.was_there().unwrap();
         let first = EventFd::new().map(OwnedFd::from).unwrap();
-        take(&first, 39).unwrap();
+        take(&first, 7).unwrap();
         drop(first);
-        leave(39);
-        assert_eq!(is_there(false).unwrap_err(), Errno::EMFILE);
-        is_there(true).unwrap();
+        leave(7);
+        assert_eq!(room.was_there().unwrap_err(), Errno::EMFILE);
+    }
+
+    #[test]
+    fn what_was_refused_once_was_refused_whatever_there_is_by_now() {
+        let (before, room) = (Room::watch(), Room::watch());
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 0, most).unwrap();
+        ProcDir::open(1).unwrap_err();
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+        assert_eq!(room.was_there().unwrap_err(), Errno::EMFILE);
+        assert_eq!(before.was_there().unwrap_err(), Errno::EMFILE);
+        // Another look is another matter; and what is not there was not refused.
+        let room = Room::watch();
+        assert_eq!(ProcDir::open(0).unwrap_err(), Errno::ENOENT);
+        room.was_there().unwrap();
     }
 }

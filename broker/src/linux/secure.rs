@@ -13,6 +13,8 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstatat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
+use super::room::noted;
+
 /// Why a file was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -42,7 +44,8 @@ pub fn open_file(path: &Path) -> Result<File, OpenError> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(flags)
-        .open(path)?;
+        .open(path)
+        .map_err(noted)?;
     let meta = file.metadata()?;
     trusted(&meta, meta.is_file(), 0)?;
     Ok(file)
@@ -112,7 +115,8 @@ impl Directory {
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(flags)
-            .open(path)?;
+            .open(path)
+            .map_err(noted)?;
         Self::checked(file, 0)
     }
 
@@ -127,7 +131,8 @@ impl Directory {
         let place = OpenOptions::new()
             .read(true)
             .custom_flags(flags)
-            .open(path)?;
+            .open(path)
+            .map_err(noted)?;
         let kind = fstatfs(&place).map_err(std::io::Error::from)?;
         if kind.filesystem_type() != TMPFS_MAGIC {
             return Err(std::io::Error::from(Errno::EXDEV).into());
@@ -190,7 +195,11 @@ impl Directory {
     /// Names of its entries, at most `max` of them.
     pub fn names(&self, max: usize) -> Vec<OsString> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(path)
+            .map_err(noted)
+            .into_iter()
+            .flatten()
+            .flatten();
         entries.take(max).map(|entry| entry.file_name()).collect()
     }
 }
@@ -211,7 +220,8 @@ fn open_below(
     let how = OpenHow::new()
         .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
         .resolve(resolve);
-    let file = openat2(directory, Path::new(name), how).map_err(std::io::Error::from)?;
+    let file = openat2(directory, Path::new(name), how).map_err(noted);
+    let file = file.map_err(std::io::Error::from)?;
     Ok(file.into())
 }
 

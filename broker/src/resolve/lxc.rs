@@ -25,6 +25,7 @@ use nix::sys::socket::{
 use upcall_config::facts::Runtime;
 
 use super::claim::{Claim, Init, Known, Supervisor};
+use crate::linux::room::noted;
 use crate::linux::secure::Directory;
 
 /// How long all monitors together may take for their answers about one process; they have nothing else to do.
@@ -89,7 +90,7 @@ impl LxcPath {
             return None;
         }
         // Everybody in its network may keep a monitor busy; that must not take a container's processes out of it.
-        let init = match init(&self.path, name, patience) {
+        let init = match init(&self.path, name, patience).map_err(noted) {
             Ok((pid, monitor)) => Init::Child {
                 pid,
                 of: Supervisor::Process(monitor),

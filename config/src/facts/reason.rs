@@ -134,7 +134,7 @@ impl Reason {
             Self::Late => "the answer did not come before the deadline",
             Self::HandedBack => "upcalld was too busy and left it to the shim",
             Self::Resources => {
-                "upcalld had too few descriptors to look at it, or could not begin its record"
+                "upcalld had too few descriptors to look at it, or had for a moment, or could not begin its record"
             }
             Self::HookForeign => "the kernel's hook belonged to somebody else",
             Self::PipeLimit => "the kernel had reached `kernel.core_pipe_limit` and skipped it",

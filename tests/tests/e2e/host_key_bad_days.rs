@@ -2,17 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use upcall_e2e::command::{at_most, slowness, until};
 use upcall_e2e::container::{children, pid_of};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
+use upcall_e2e::steps::Paused;
+use upcall_e2e::sys::limit_descriptors;
 use upcalld::store::record::{Outcome, Record};
 
 use crate::host_key_scene::{HELPER, KeyScene, ask_in, key};
-use crate::ns_faults::{leave_descriptors, limit_descriptors};
+use crate::ns_faults::leave_descriptors;
 use crate::scene::script;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -202,6 +204,51 @@ fn without_a_free_descriptor_a_containers_key_is_not_answered_as_nobodys() -> Re
             .filter(of)
             .all(|record| record.verdict.rule.is_none())
     );
+    drop(container);
+    scene.end()
+}
+
+/// There may be some again by the time that somebody asks whether there are.
+#[test]
+fn without_a_free_descriptor_for_some_calls_a_containers_key_is_not_answered_as_nobodys()
+-> Result<()> {
+    needs!(HostHooks, Root, Runc);
+    let scene = KeyScene::new(CONTAINERS_NOT)?;
+    let container = Runc::new("web").start(&scene.sandbox)?;
+    let daemon = scene.daemon.pid();
+    let mut scarce = 0;
+    // For one of them there is another way to find the container; not for as many.
+    for sides in [30, 60, 90] {
+        let mut first = 1;
+        loop {
+            let name = format!("from:{first}:{sides}");
+            let (over, said) = std::thread::scope(|scope| {
+                let ask = || scope.spawn(|| ask_in(&container, &["user", &name, "x"]));
+                let (paused, asked) = Paused::at(daemon, first, || Ok(ask()))?;
+                let over = paused.is_none();
+                if let Some(paused) = paused {
+                    let most = limit_descriptors(daemon, 0)?;
+                    let waits = (0..sides).find_map(|_| match paused.to_next() {
+                        Ok(true) => None,
+                        waits => Some(waits),
+                    });
+                    limit_descriptors(daemon, most)?;
+                    waits.transpose()?;
+                    paused.end()?;
+                }
+                let said = asked.join().ok().context("whoever asked")??;
+                anyhow::Ok((over, said))
+            })?;
+            let refused = ["no EACCES", "no EIO", "no EKEYREJECTED", "no ETIMEDOUT"];
+            assert!(refused.contains(&said.as_str()), "{name}: {said}");
+            scarce += u32::from(said == "no EIO");
+            if over {
+                break;
+            }
+            first += 9 * usize::try_from(slowness())?;
+        }
+    }
+    assert!(scarce > 0);
     drop(container);
     scene.end()
 }

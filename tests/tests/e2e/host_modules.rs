@@ -10,12 +10,13 @@ use upcall_e2e::module_hook::SETTING;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
+use upcall_e2e::sys::limit_descriptors;
 use upcalld::store::record::{Outcome, Record};
 
 use crate::host_module_scene::{
     ModuleScene, SHIPPED, answer, ask_in, instances, is_loaded, module, unload,
 };
-use crate::ns_faults::{leave_descriptors, limit_descriptors};
+use crate::ns_faults::leave_descriptors;
 
 /// Families that no module has.
 const NO_FAMILY: [&str; 3] = ["4", "9", "20"];

@@ -10,13 +10,14 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
 use upcall_e2e::cgroup::{self, Child};
-use upcall_e2e::command::{command, run, slowness, until};
+use upcall_e2e::command::{slowness, until};
 use upcall_e2e::container::{Container, children};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
+use upcall_e2e::sys::limit_descriptors;
 use upcalld::store::record::{Outcome, Record};
 
 use crate::scene::{Scene, nothing_in, run_rule, script};
@@ -53,24 +54,10 @@ pub(crate) fn all(scene: &Scene, count: usize) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// Sets a process's limit of descriptors.
-pub(crate) fn limit_descriptors(pid: u32, limit: usize) -> Result<()> {
-    // The soft one, which is what counts and what may be raised again.
-    let limit = format!("--nofile={limit}:");
-    run(command("prlimit").args(["--pid", &pid.to_string(), &limit]))?;
-    Ok(())
-}
-
 /// Leaves a process so many that it may still open; returns how many it might have had.
-pub(crate) fn leave_descriptors(pid: u32, free: usize) -> Result<usize> {
-    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"));
-    let most = line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+pub(crate) fn leave_descriptors(pid: u32, free: usize) -> Result<u64> {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-    limit_descriptors(pid, open + free)?;
-    most.context("Max open files")
+    Ok(limit_descriptors(pid, u64::try_from(open + free)?)?)
 }
 
 #[test]
@@ -78,7 +65,7 @@ fn what_is_in_the_spool_stays_there_while_its_container_cannot_be_looked_for() -
     needs!(Root, Runc);
     let (scene, container, dump) = scene()?;
     let pid = scene.daemon.pid();
-    let most = leave_descriptors(pid, 16)?;
+    let most = leave_descriptors(pid, 6)?;
     dump.dump(&scene.sandbox)?;
     scene.daemon.logs("could not be looked for")?;
     assert!(scene.ids().is_empty(), "{}", scene.daemon.log());

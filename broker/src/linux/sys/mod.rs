@@ -134,16 +134,6 @@ pub fn pidfd_core_info(pidfd: BorrowedFd<'_>) -> Result<CoreInfo, Errno> {
     })
 }
 
-/// pidfd_open(2) of a single thread (`PIDFD_THREAD`, 6.9).
-///
-/// # Errors
-/// As pidfd_open(2); `EINVAL` on a kernel without it.
-pub fn pidfd_open_thread(tid: u32) -> Result<OwnedFd, Errno> {
-    // SAFETY: pidfd_open takes two numbers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, tid, libc::PIDFD_THREAD) };
-    own(i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?)
-}
-
 /// An ioctl without an argument that returns a new descriptor: `PIDFD_GET_*_NAMESPACE` (6.11) and `NS_GET_USERNS`,
 /// `NS_GET_PARENT` (4.9). The kernel opens them close-on-exec.
 ///
