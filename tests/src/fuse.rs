@@ -16,6 +16,8 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::sandbox::MOUNTED_BY;
+
 const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
 const OPEN: u32 = 14;
@@ -61,7 +63,7 @@ impl Fuse {
         );
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(
-            Some("upcall-e2e"),
+            Some(MOUNTED_BY),
             at,
             Some("fuse"),
             flags,

@@ -11,7 +11,7 @@ use crate::cgroup::hierarchies;
 use crate::command::until;
 use crate::container::{children, runs};
 use crate::records::Records;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{MOUNTED_BY, Sandbox};
 
 /// How long what has ended may take to be cleared away.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -137,6 +137,7 @@ fn leftovers(sandbox: &Sandbox, workers: &[u32]) -> Vec<String> {
     let workers = workers.iter().filter(|pid| runs(**pid));
     left.extend(workers.map(|pid| format!("worker {pid} {}", words(*pid).escape_ascii())));
     left.extend(files(sandbox));
+    left.extend(mounts(sandbox));
     for mount in hierarchies() {
         below(&mount, 0, &mut |path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -185,6 +186,20 @@ fn files(sandbox: &Sandbox) -> Vec<String> {
         });
     }
     left
+}
+
+/// What is mounted below where upcalld works, but for what tests mount there in their own name.
+fn mounts(sandbox: &Sandbox) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places = [sandbox.state(), sandbox.hooks(), sandbox.sockets()];
+    let of_place = |line: &&str| {
+        let at = line.split(' ').nth(4).map(Path::new);
+        let below = |place: &PathBuf| at.is_some_and(|at| at != place && at.starts_with(place));
+        places.iter().any(below)
+    };
+    let lines = table.lines().filter(of_place);
+    let lines = lines.filter(|line| !line.contains(&format!(" {MOUNTED_BY} ")));
+    lines.map(|line| format!("mount {line}")).collect()
 }
 
 fn below(path: &Path, depth: u32, see: &mut impl FnMut(&Path)) {

@@ -25,6 +25,9 @@ const BELOW: &str = "/run";
 /// What their names start with.
 const PREFIX: &str = "ue-";
 
+/// What tests say is mounted where they mount something (mount(2), `source`).
+pub const MOUNTED_BY: &str = "upcall-e2e";
+
 /// A private place; removed when dropped.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -72,7 +75,7 @@ impl Sandbox {
             .create(&root)
             .with_context(|| format!("{}", root.display()))?;
         mount(
-            Some("upcall-e2e"),
+            Some(MOUNTED_BY),
             &root,
             Some("tmpfs"),
             MsFlags::empty(),

@@ -16,7 +16,7 @@ use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
-use upcall_e2e::sandbox::Sandbox;
+use upcall_e2e::sandbox::{MOUNTED_BY, Sandbox};
 use upcalld::store::record::Outcome;
 
 use crate::scene::{Scene, nothing_in, run_rule, script, spooled};
@@ -118,7 +118,7 @@ fn with_state(size: &str) -> Result<(Scene, PathBuf)> {
 fn tmpfs(path: &Path, flags: MsFlags, size: &str) -> Result<()> {
     let options = format!("mode=750,size={size}");
     Ok(mount(
-        Some("upcall-e2e"),
+        Some(MOUNTED_BY),
         path,
         Some("tmpfs"),
         flags,

@@ -12,7 +12,7 @@ use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::records::{Records, action};
 use upcall_e2e::runc::Runc;
-use upcall_e2e::sandbox::Sandbox;
+use upcall_e2e::sandbox::{MOUNTED_BY, Sandbox};
 use upcalld::store::record::{Outcome, Record};
 
 use crate::scene::{Scene, nothing_in, run_rule, script, spooled};
@@ -262,7 +262,7 @@ fn a_store_on_another_file_system_gets_a_copy_and_one_without_room_gets_it_later
     let sized = |flags, size: &str| {
         let options = format!("mode=700,size={size}");
         mount(
-            Some("upcall-e2e"),
+            Some(MOUNTED_BY),
             &cores,
             Some("tmpfs"),
             flags,

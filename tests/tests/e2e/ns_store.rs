@@ -16,7 +16,7 @@ use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
 use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
-use upcall_e2e::sandbox::Sandbox;
+use upcall_e2e::sandbox::{MOUNTED_BY, Sandbox};
 use upcalld::store::record::{Outcome, Record};
 
 use crate::scene::Scene;
@@ -132,7 +132,7 @@ fn a_disk_that_fills_up_during_the_dump_keeps_what_there_was_room_for() -> Resul
         let options = Some("mode=751,size=8m");
         let state = sandbox.state();
         mount(
-            Some("upcall-e2e"),
+            Some(MOUNTED_BY),
             &state,
             Some("tmpfs"),
             MsFlags::empty(),
@@ -168,7 +168,7 @@ fn where_no_files_are_left_nothing_is_kept_until_there_are() -> Result<()> {
         let options = format!("mode=700,size=64m,nr_inodes={count}");
         let kind = Some("tmpfs");
         mount(
-            Some("upcall-e2e"),
+            Some(MOUNTED_BY),
             &cores,
             kind,
             flags,
