@@ -1,21 +1,19 @@
 //! A record in the making.
 
+mod former;
 pub(super) mod helper;
 pub(super) mod key;
 mod past;
-
-use std::collections::BTreeMap;
+mod words;
 
 use nix::errno::Errno;
 use upcall_config::decide::{Decision, Verdict};
 use upcall_config::explain::explain;
 use upcall_config::facts::{Facts, Reason};
-use upcall_config::matcher::Truth;
 use upcall_config::plan::Run;
-use upcall_config::rule::{Policy, RuleRef};
+use upcall_config::rule::Policy;
 use upcall_config::text::escape;
 use upcall_config::upcall::{Signal, Upcall};
-use upcall_helpers::wire::{Event, Report};
 
 use super::cmdline::Reading;
 use super::perform::{Leftover, Performed};
@@ -23,18 +21,15 @@ use super::{Clock, new_id};
 use crate::identify::core::CoreWords;
 use crate::identify::{Lost, Origin};
 use crate::launch::by_name;
-use crate::linux::namespace::Ns;
-use crate::resolve::{self, Container, Resolution};
-use crate::store::record::{
-    self, Action, Core, Outcome, Pod, Process, Record, Rule, Timings, TraceStep,
-};
+use crate::resolve::Resolution;
+use crate::store::record::{self, Core, Outcome, Process, Record, Timings, TraceStep};
 use crate::store::records::now_micros;
+use words::{cited, container, label, process, resolved, seccomp, truth, unknown};
+
+pub(super) use former::close_former;
 
 /// Rules that are remembered as looked at: the last ones before the match.
 const TRACE_MAX: usize = 16;
-
-/// Of refused nominees so many are told.
-const REFUSED_MAX: usize = 32;
 
 /// A record that is not finished.
 #[derive(Debug)]
@@ -315,117 +310,6 @@ pub(super) fn described(
     (process, resolution.container.as_ref().map(container))
 }
 
-fn seccomp(mode: u32) -> String {
-    let word = match mode {
-        0 => "none",
-        1 => "strict",
-        _ => "filter",
-    };
-    word.to_owned()
-}
-
-fn process(facts: &Facts) -> Process {
-    let facts = &facts.process;
-    let text = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(escape);
-    Process {
-        pid: facts.pid,
-        tid: facts.tid,
-        pid_inside: facts.pid_inside,
-        tid_inside: facts.tid_inside,
-        uid: facts.uid,
-        gid: facts.gid,
-        uid_inside: facts.uid_inside,
-        gid_inside: facts.gid_inside,
-        comm: text(&facts.comm),
-        exe: text(&facts.exe),
-        cgroup: text(&facts.cgroup),
-        user_namespace: facts.user_namespace.map(|value| value.as_str().to_owned()),
-        kernel_thread: facts.kernel_thread,
-        ..Process::default()
-    }
-}
-
-fn container(container: &Container) -> record::Container {
-    let facts = &container.facts;
-    let text = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(escape);
-    let own = Ns::ALL
-        .into_iter()
-        .filter(|kind| container.own_namespaces & kind.flag() != 0);
-    record::Container {
-        runtime: facts.runtime.to_string(),
-        id: escape(&facts.id),
-        name: text(&facts.name),
-        image: text(&facts.image),
-        labels: facts.labels.as_ref().map(resolve::escaped),
-        owner_uid: facts.owner,
-        leader_pid: container.leader.process.pid(),
-        own_namespaces: own.map(|kind| kind.name().to_owned()).collect(),
-        pod: facts.pod.as_ref().map(|pod| Pod {
-            namespace: text(&pod.namespace),
-            name: text(&pod.name),
-            uid: text(&pod.uid),
-            labels: pod.labels.as_ref().map(resolve::escaped),
-        }),
-    }
-}
-
-fn cited(rule: &RuleRef) -> Rule {
-    Rule {
-        file: rule.file.display().to_string(),
-        line: rule.line,
-        name: rule
-            .name
-            .as_ref()
-            .map(|name| upcall_config::text::printable(name)),
-    }
-}
-
-fn truth(truth: Truth) -> &'static str {
-    truth.as_str()
-}
-
-fn label(label: &[u8]) -> Option<String> {
-    let at = label.iter().position(|byte| *byte == 0)?;
-    label.get(at + 1..).map(escape)
-}
-
-/// By what the container was found, and what else claimed to be it.
-fn resolved(record: &mut Record, resolution: &Resolution) {
-    let accepted = resolution.container.iter();
-    let accepted = accepted.flat_map(|container| &container.accepted_by);
-    record.evidence.container = accepted.map(|word| (*word).to_owned()).collect();
-    let refused = resolution.refused.iter().take(REFUSED_MAX);
-    record.evidence.refused_nominees = refused.cloned().collect();
-}
-
-/// Facts that should be there and are not, or not all of them.
-fn unknown(record: &Record, resolution: &Resolution) -> Vec<String> {
-    let process = &record.process;
-    let mut unknown = Vec::new();
-    let mut note = |missing: bool, name: &str| {
-        if missing {
-            unknown.push(name.to_owned());
-        }
-    };
-    note(process.exe.is_none(), "process.exe");
-    note(process.comm.is_none(), "process.comm");
-    note(process.user_namespace.is_none(), "process.user_namespace");
-    note(process.cgroup.is_none(), "process.cgroup");
-    if let Some(container) = &record.container {
-        note(container.name.is_none(), "container.name");
-        note(container.image.is_none(), "container.image");
-        let known = resolution.container.as_ref();
-        let known = known.and_then(|known| known.facts.labels.as_ref());
-        let left_out = known.map(BTreeMap::len) != container.labels.as_ref().map(BTreeMap::len);
-        note(container.labels.is_none() || left_out, "container.labels");
-        if let Some(pod) = &container.pod {
-            note(pod.name.is_none(), "container.pod.name");
-            note(pod.labels.is_none(), "container.pod.labels");
-        }
-    }
-    unknown
-}
-
 /// Microseconds since the epoch as RFC 3339 in UTC.
 pub(super) fn rfc3339(micros: u64) -> String {
     let micros = i64::try_from(micros).unwrap_or(i64::MAX);
@@ -438,60 +322,4 @@ pub(super) fn rfc3339(micros: u64) -> String {
 pub(super) fn micros_of(record: &Record) -> Option<u64> {
     let time: jiff::Timestamp = record.time.parse().ok()?;
     u64::try_from(time.as_microsecond()).ok()
-}
-
-/// Closes a record that a former daemon left open, by what the launcher's children reported into it.
-pub(super) fn close_former(mut record: Record, reports: &[Report]) -> Record {
-    let ended = reports
-        .iter()
-        .any(|report| matches!(report.event, Event::Ended { .. }));
-    let stored = reports.iter().find_map(|report| {
-        let Event::Stored {
-            size,
-            stored,
-            truncated,
-            ..
-        } = report.event
-        else {
-            return None;
-        };
-        Some((size, stored, truncated))
-    });
-    let claimed = reports
-        .iter()
-        .any(|report| matches!(report.event, Event::Started { .. }));
-    if let Some((size, bytes, truncated)) = stored {
-        let mut action = Action::new("store");
-        action.outcome = Outcome::Done;
-        (action.size_bytes, action.stored_bytes) = (Some(size), Some(bytes));
-        action.truncated = Some(truncated);
-        record.actions.push(action);
-    }
-    let by_socket = record
-        .core
-        .as_ref()
-        .is_some_and(|core| core.hook == "socket");
-    let (outcome, what) = match (ended || stored.is_some(), claimed) {
-        (true, _) => (Outcome::Partial, "what had been started went on without it"),
-        (false, _) if record.core.is_none() => (
-            Outcome::Failed,
-            "the shim did what it had been told by then, or refused",
-        ),
-        (false, true) => (Outcome::Lost, "what had been started left no word"),
-        (false, false) if by_socket => (
-            Outcome::Lost,
-            "nothing had been started, and the kernel dumped nothing",
-        ),
-        // Nobody took the claim, so the shim did: the core is in the spool.
-        (false, false) => (
-            Outcome::Failed,
-            "nothing had been started; the core went to the spool",
-        ),
-    };
-    record.outcome = outcome;
-    record.reason = Some(Reason::DaemonDown.to_string());
-    record.message = Some(format!(
-        "upcalld ended while this was being handled; {what}"
-    ));
-    record
 }

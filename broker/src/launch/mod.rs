@@ -2,49 +2,41 @@
 //! told by one record and its descriptors ([`upcall_helpers::wire::Launch`]); what becomes of it comes back as reports.
 
 mod enter;
+mod host;
 mod key;
+mod process;
 mod programs;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use tokio::sync::mpsc;
-use upcall_config::plan::{Compress, Program, Run, Store};
-use upcall_helpers::wire::{
-    EncodeError, Exec, FdRole, Launch, Report, Task, WaitStatus, cgroup_name,
-};
+use upcall_config::plan::{Program, Run};
+use upcall_helpers::wire::{EncodeError, FdRole, Launch, Report, Task, WaitStatus, cgroup_name};
 
 use crate::intake::call::KernelPipe;
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::{SealError, SealedProgram};
 use crate::linux::parse::CgroupLine;
-use crate::linux::seqpacket::{self, Connection};
+use crate::linux::seqpacket::Connection;
 use crate::resolve::Container;
-use crate::store::cores;
-use crate::store::ledger::Tokens;
 use crate::store::record::Action;
 use programs::Programs;
 
 pub use enter::EnterError;
 pub(crate) use enter::by_name;
+pub use host::Keep;
 pub use key::Here;
+pub use process::Process;
 
 /// The launcher takes records as fast as it forks; one that does not for this long is not well.
 const SEND_DEADLINE: Duration = Duration::from_secs(1);
-
-/// Where upcall-store finds the pipes of those it feeds.
-const FEEDS: std::ops::RangeInclusive<u8> = 6..=15;
-
-/// What takers have not read yet, where no copy is kept, takes at most so many bytes on the disk.
-const SPOOL_MAX: u64 = 4 << 30;
 
 /// Launches of one record, told apart in reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,17 +104,6 @@ pub enum Source<'a> {
     Text(OwnedFd),
 }
 
-/// A copy that is to be kept.
-#[derive(Debug, Clone, Copy)]
-pub struct Keep<'a> {
-    /// How.
-    pub store: Store,
-    /// Room for it.
-    pub tokens: Option<&'a Tokens>,
-    /// The user of the host who may read it, beside root.
-    pub reader: Option<u32>,
-}
-
 /// Why a program was not even handed to the launcher.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -146,49 +127,6 @@ pub enum LaunchError {
     /// A descriptor cannot be had.
     #[error("out of descriptors: {0}")]
     Descriptor(#[from] Errno),
-}
-
-/// The launcher's process, started before this one had threads or armour.
-#[derive(Debug)]
-pub struct Process {
-    socket: OwnedFd,
-    child: Child,
-}
-
-impl Process {
-    /// Starts the launcher from a sealed copy of its program.
-    ///
-    /// # Errors
-    /// As fork(2), exec(3).
-    pub fn start(image: &SealedProgram) -> std::io::Result<Self> {
-        use std::os::fd::AsRawFd;
-        let (ours, theirs) = seqpacket::pair()?;
-        let path = format!("/proc/self/fd/{}", image.fd().as_raw_fd());
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the launcher itself, the one process we start"
-        )]
-        let child = Command::new(path)
-            .arg0("upcall-enter")
-            .arg("--launcher")
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // Ctrl-C at a terminal is for us; what the launcher has begun, it ends.
-            .process_group(0)
-            .spawn()?;
-        Ok(Self {
-            socket: ours,
-            child,
-        })
-    }
-
-    /// Its pid.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 /// The way to the launcher.
@@ -379,93 +317,6 @@ impl Launcher {
         self.send(id, slot, Task::Enter(Box::new(planned.enter)), &borrowed)
             .await?;
         Ok(planned.action)
-    }
-
-    /// Starts the worker that reads the kernel's pipe, keeps a copy in `cores` if there is one to be kept, and feeds
-    /// takers through `feeds`, at most ten.
-    ///
-    /// # Errors
-    /// See [`LaunchError`]; nothing was started then.
-    pub async fn store(
-        &self,
-        job: Job<'_>,
-        keep: Option<Keep<'_>>,
-        (cores, keep_free): (&File, u64),
-        kernel: &KernelPipe,
-        feeds: Vec<OwnedFd>,
-    ) -> Result<(), LaunchError> {
-        let mut words = vec![
-            "upcall-store".to_owned(),
-            format!("id={}", job.id),
-            format!("slot={}", Slot::Store as u8),
-            format!(
-                "max_size={}",
-                keep.map_or(SPOOL_MAX, |keep| keep.store.max_size())
-            ),
-            format!("keep_free={keep_free}"),
-        ];
-        let tokens = keep.and_then(|keep| keep.tokens);
-        if let Some(Keep { store, reader, .. }) = keep {
-            words.extend(reader.map(|uid| format!("reader={uid}")));
-            words.extend(tokens.map(|_| "tokens=1".to_owned()));
-            words.push(format!("name={}", cores::name(job.id, store.compress())));
-            if let Compress::Zstd(level) = store.compress() {
-                words.push(format!("zstd={level}"));
-            }
-        }
-        let argv = words.into_iter().map(String::into_bytes).collect();
-        let exec = Exec {
-            argv,
-            env: vec![],
-            reports: true,
-        };
-        let mut fds = vec![
-            (FdRole::Program, self.own.store.fd()),
-            (FdRole::Record, job.record.as_fd()),
-            (FdRole::Claim, kernel.claim.as_fd()),
-            (FdRole::Number(0), kernel.pipe.as_fd()),
-            (FdRole::Number(3), cores.as_fd()),
-            (FdRole::Number(5), job.record.as_fd()),
-        ];
-        if let Some(tokens) = tokens {
-            fds.push((FdRole::Number(1), tokens.own.as_fd()));
-            fds.push((FdRole::Number(2), tokens.all.as_fd()));
-        }
-        let feeds = FEEDS.zip(&feeds);
-        fds.extend(feeds.map(|(number, feed)| (FdRole::Number(number), feed.as_fd())));
-        self.send(job.id, Slot::Store, Task::Exec(exec), &fds).await
-    }
-
-    /// Starts what stood before us, with the words it would have got, and the kernel's pidfd at its number.
-    ///
-    /// # Errors
-    /// See [`LaunchError`]; nothing was started then.
-    pub async fn pass(
-        &self,
-        job: Job<'_>,
-        argv: Vec<Vec<u8>>,
-        kernel: &KernelPipe,
-        pidfd: Option<BorrowedFd<'_>>,
-    ) -> Result<(), LaunchError> {
-        let mut fds = vec![
-            (FdRole::Record, job.record.as_fd()),
-            (FdRole::Claim, kernel.claim.as_fd()),
-            (FdRole::Number(0), kernel.pipe.as_fd()),
-        ];
-        if let Some(pidfd) = pidfd {
-            fds.push((FdRole::Number(3), pidfd));
-        }
-        self.send(
-            job.id,
-            Slot::Pass,
-            Task::Exec(Exec {
-                argv,
-                env: vec![],
-                reports: false,
-            }),
-            &fds,
-        )
-        .await
     }
 
     async fn send(

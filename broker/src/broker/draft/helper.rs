@@ -5,8 +5,9 @@ use upcall_config::module;
 use upcall_config::text::escape;
 use upcall_helpers::umh::Look;
 
+use super::Draft;
 use super::key::described;
-use super::{Draft, unknown};
+use super::words::unknown;
 use crate::identify::{Lost, Origin};
 use crate::intake::helper::{Helper, Wanted};
 use crate::resolve::Resolution;

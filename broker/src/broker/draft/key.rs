@@ -4,7 +4,8 @@ use upcall_config::facts::Facts;
 use upcall_config::keytype::KeyUpcall;
 use upcall_config::text::escape;
 
-use super::{Draft, container, label, process, seccomp, unknown};
+use super::Draft;
+use super::words::{container, label, process, seccomp, unknown};
 use crate::broker::reason::Explained;
 use crate::identify::key::Wanted;
 use crate::identify::{Lost, Origin};

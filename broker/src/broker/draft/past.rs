@@ -5,7 +5,8 @@ use upcall_config::facts::{Facts, Reason};
 use upcall_config::rule::Policy;
 use upcall_config::upcall::{Signal, Upcall};
 
-use super::{Draft, container, process, resolved, unknown};
+use super::Draft;
+use super::words::{container, process, resolved, seccomp, unknown};
 use crate::identify::Lost;
 use crate::identify::core::CoreWords;
 use crate::identify::past::Past;
@@ -29,7 +30,7 @@ impl Draft {
             record.evidence.process = Some(past.evidence.as_str().to_owned());
             record.evidence.candidates = 1;
             record.process.no_new_privs = past.status.no_new_privs;
-            record.process.seccomp = past.status.seccomp.map(super::seccomp);
+            record.process.seccomp = past.status.seccomp.map(seccomp);
             let inodes = Ns::ALL
                 .into_iter()
                 .filter_map(|kind| Some((kind.name().to_owned(), past.namespace(kind)?)));
