@@ -11,9 +11,11 @@ use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
 
+mod capabilities;
 pub mod keys;
 mod limits;
 
+pub use capabilities::{capabilities, limit_bounding_set, set_capabilities};
 pub use limits::{rlimit, set_rlimit};
 
 /// `CLONE_CLEAR_SIGHAND` of clone3(2); libc's constant does not fit its own type.
@@ -200,101 +202,10 @@ pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
-/// capset(2) of this thread: exactly these capabilities permitted and effective, none inheritable.
-///
-/// # Errors
-/// As capset(2); `EPERM` for one that is not permitted now.
-pub fn set_capabilities(mask: u64) -> Result<(), Errno> {
-    let header = CapHeader {
-        version: CAPABILITY_VERSION_3,
-        pid: 0,
-    };
-    let [low, high] = halves(mask);
-    let data = [
-        CapData {
-            effective: low,
-            permitted: low,
-            inheritable: 0,
-        },
-        CapData {
-            effective: high,
-            permitted: high,
-            inheritable: 0,
-        },
-    ];
-    // SAFETY: capset reads a header and, for version 3, two data blocks (capset(2)); all three live here.
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
-    Errno::result(result).map(drop)
-}
-
-/// capget(2) of this thread: effective, permitted, inheritable.
-///
-/// # Errors
-/// As capget(2).
-pub fn capabilities() -> Result<[u64; 3], Errno> {
-    let mut header = CapHeader {
-        version: CAPABILITY_VERSION_3,
-        pid: 0,
-    };
-    let mut data = [CapData::default(); 2];
-    // SAFETY: capget reads and may correct the header and writes, for version 3, two data blocks; all live here.
-    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
-    Errno::result(result)?;
-    let [low, high] = data;
-    let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    Ok([
-        join(low.effective, high.effective),
-        join(low.permitted, high.permitted),
-        join(low.inheritable, high.inheritable),
-    ])
-}
-
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-
-/// `struct __user_cap_header_struct` of linux/capability.h.
-#[repr(C)]
-struct CapHeader {
-    version: u32,
-    pid: i32,
-}
-
-/// `struct __user_cap_data_struct` of linux/capability.h.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CapData {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-fn halves(mask: u64) -> [u32; 2] {
-    [mask & 0xffff_ffff, mask >> 32].map(|half| u32::try_from(half).unwrap_or(0))
-}
-
 /// prctl(2) with number arguments only; returns what prctl returns.
 fn prctl(option: i32, arg2: u64, arg3: u64, arg4: u64) -> Result<i32, Errno> {
-    // SAFETY: the options that callers in this file pass (PR_CAPBSET_*, PR_CAP_AMBIENT, PR_SCHED_CORE) take numbers.
+    // SAFETY: the options that callers here and in `capabilities` pass (PR_CAPBSET_*, PR_CAP_AMBIENT, PR_SCHED_CORE) take numbers.
     Errno::result(unsafe { libc::prctl(option, arg2, arg3, arg4, 0_u64) })
-}
-
-/// Takes from the bounding set all capabilities that are not in `keep` (prctl(2), `PR_CAPBSET_DROP`), and empties the
-/// ambient set.
-///
-/// # Errors
-/// `EPERM` without `CAP_SETPCAP`.
-pub fn limit_bounding_set(keep: u64) -> Result<(), Errno> {
-    for capability in 0..64 {
-        if keep >> capability & 1 == 1 {
-            continue;
-        }
-        match prctl(libc::PR_CAPBSET_DROP, capability, 0, 0) {
-            Ok(_) => {}
-            Err(Errno::EINVAL) => break, // past the kernel's last capability
-            Err(error) => return Err(error),
-        }
-    }
-    let clear = u64::from(libc::PR_CAP_AMBIENT_CLEAR_ALL.unsigned_abs());
-    prctl(libc::PR_CAP_AMBIENT, clear, 0, 0).map(drop)
 }
 
 /// Shares the core-scheduling cookie of process `pid` (prctl(2), `PR_SCHED_CORE`, 5.14), so that our helper never runs
