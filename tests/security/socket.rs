@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
@@ -196,15 +196,11 @@ fn a_crowd_at_the_socket_is_served() -> Result<()> {
             .all(|taken| taken)
     );
     // Every one of them is told, kept or refused, in a record of its own or in one of many.
-    until(Duration::from_secs(15), "their records", || {
-        let told: u64 = scene
-            .daemon
-            .records()
-            .all()
-            .iter()
-            .map(|record| record.count)
-            .sum();
-        (told == 60).then_some(())
-    })?;
+    let records = scene.daemon.records();
+    let told = || records.all().iter().map(|record| record.count).sum::<u64>();
+    let all = until(Duration::from_secs(15), "their records", || {
+        (told() == 60).then_some(())
+    });
+    all.with_context(|| format!("{} are told of: {}", told(), scene.daemon.log()))?;
     scene.end()
 }

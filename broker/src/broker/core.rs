@@ -96,15 +96,7 @@ impl Broker {
     /// Records a core dump that we were too late for.
     pub fn late(&self, late: &Late) {
         self.missed.answered(late.words.facts().pid, late.started);
-        let id = late.id.map(id::text);
-        let mut known = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        // The shim may have been faster, and what it kept was taken in.
-        if let Some(id) = &id
-            && self.records.find(id).is_ok_and(|found| found.is_some())
-        {
-            return;
-        }
-        let Ok(mut draft) = Draft::new(&self.node, id) else {
+        let Ok(mut draft) = Draft::new(&self.node, late.id.map(id::text)) else {
             return warn!("a core dump that came too late has no record");
         };
         let lost = Lost {
@@ -114,15 +106,29 @@ impl Broker {
         let resolution = Resolution::default();
         let facts = facts::core(&late.words, Err(&lost), &resolution);
         draft.describe(&late.words, Err(&lost), &resolution, &facts);
-        draft.late(late.kept);
+        self.too_late(draft, late.kept);
+    }
+
+    /// Records a core dump whose shim did not wait for us; what it has kept of it replaces this record.
+    fn too_late(&self, mut draft: Draft, kept: bool) {
+        let mut known = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        // The shim may have been faster, and what it kept was taken in.
+        if self
+            .records
+            .find(draft.id())
+            .is_ok_and(|found| found.is_some())
+        {
+            return;
+        }
+        draft.late(kept);
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
-        if late.kept && known.len() < LATE_MAX {
+        if kept && known.len() < LATE_MAX {
             known.insert(record.id.clone(), micros);
         }
         drop(known);
         self.told(record, result);
-        if late.kept {
+        if kept {
             self.spooled.notify_one();
         }
     }
@@ -188,7 +194,9 @@ impl Broker {
         message: &str,
         together: Option<refusals::Key>,
     ) {
-        call.caller.refuse(&call.kernel);
+        if !call.caller.refuse(&call.kernel) {
+            return self.too_late(draft, true);
+        }
         draft.refused(reason, message);
         draft.timings().held = Clock::new(call.started).since_start(monotonic());
         if let Some(key) = together {

@@ -159,8 +159,10 @@ impl Broker {
         work.run_plan(plan).await;
         work.give_room_back();
         if let Some(kernel) = work.kernel.take() {
-            // Nobody is to read it: that ends the dump.
-            work.caller.refuse(&kernel);
+            // Nobody is to read it: that ends the dump, unless the shim has just begun to keep it.
+            if !work.caller.refuse(&kernel) {
+                self.spooled.notify_one();
+            }
             work.released.get_or_insert_with(monotonic);
         }
         let (outcome, reason, message) = work.outcome();

@@ -89,14 +89,15 @@ impl Caller {
     }
 
     /// Refuses, before [`Caller::begin`] or after it: takes the claim and reads nothing. The kernel's write fails with the
-    /// last reader; where it was not begun, it does not even start.
-    pub fn refuse(&self, kernel: &KernelPipe) {
+    /// last reader; where it was not begun, it does not even start. `false`: the shim has the claim, and keeps the core.
+    pub fn refuse(&self, kernel: &KernelPipe) -> bool {
         let mut token = [0; 8];
-        let _ = nix::unistd::read(&kernel.claim, &mut token);
+        let taken = nix::unistd::read(&kernel.claim, &mut token).is_ok();
         if let Self::Kernel(Opening::Question { .. }) = self {
             coresock::reject(&kernel.pipe);
         }
         self.tell(&Verdict::Deny { errno: 0, ttl: 0 });
+        taken
     }
 
     /// Whether there is a shim, which keeps what is handed back to it.

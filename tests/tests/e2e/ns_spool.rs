@@ -223,6 +223,65 @@ fn a_daemon_that_is_killed_while_it_takes_in_loses_nothing_and_doubles_nothing()
     Ok(())
 }
 
+/// One crash within the limit, and one that is over it or denied by `second`, whose shim does not wait for that: it keeps
+/// the core.
+fn refused_too_late(rules: &str) -> Result<Vec<Record>> {
+    let (sandbox, container) = without_daemon(rules)?;
+    sandbox.hook(|hook| hook.deadline_ms = 1500)?;
+    let daemon = Daemon::start_with(&sandbox, |daemon| {
+        daemon.args(["--any-peer", "--stop-at", "examined"]);
+    })?;
+    let dump = CoreDump::of(container.init())?;
+    let first = dump.start(&sandbox)?;
+    daemon.stopped()?;
+    daemon.signal(Signal::SIGCONT)?;
+    first.over()?;
+    daemon.records().wait("the first", |_| true)?;
+    let second = dump.start(&sandbox)?;
+    daemon.stopped()?;
+    until(Duration::from_secs(20), "the shim's leave", || {
+        second.ended().then_some(())
+    })?;
+    daemon.signal(Signal::SIGCONT)?;
+    second.over()?;
+    until(Duration::from_secs(20), "an empty spool", || {
+        nothing_in(&sandbox.spool()).then_some(())
+    })?;
+    // With what it has put together and not written yet.
+    daemon.stop(&sandbox)?;
+    let records = Records::at(&sandbox.state()).all();
+    for record in &records {
+        assert_eq!(record.count, 1, "{record:?}");
+    }
+    Ok(records)
+}
+
+#[test]
+fn what_is_refused_when_its_shim_has_kept_it_is_one_record() -> Result<()> {
+    needs!(Root, Runc);
+    let kept =
+        "[[rule]]\nupcall = \"core\"\nmatch.container = {}\nstore = { ignore_limit = true }\n";
+    let of = |records: &[Record], outcome| {
+        records
+            .iter()
+            .filter(|record| record.outcome == outcome)
+            .count()
+    };
+    let records = refused_too_late(&format!("{kept}limit = {{ rate = \"1/h\" }}\n"))?;
+    assert_eq!(
+        (records.len(), of(&records, Outcome::Done)),
+        (2, 2),
+        "{records:?}"
+    );
+    let records = refused_too_late("[[rule]]\nupcall = \"core\"\ndeny = { reason = \"no\" }\n")?;
+    assert_eq!(
+        (records.len(), of(&records, Outcome::Refused)),
+        (2, 2),
+        "{records:?}"
+    );
+    Ok(())
+}
+
 #[test]
 fn what_was_found_out_before_the_daemon_was_killed_is_not_forgotten() -> Result<()> {
     needs!(Root, Runc);
