@@ -88,7 +88,7 @@ check: ## every test that leaves this host's hooks alone, and what it left out; 
 check-host: ## the rest, on this host's real hooks, saved and put back also on failure; root
 	@tools/check --host $(CHECK_PACKAGES)
 
-check-kernels: ## the end-to-end tests on Debian's kernels, oldest to newest, in virtual machines; root, 1 h
+check-kernels: ## the end-to-end tests on Debian's kernels, oldest to newest, in virtual machines; root, 3 h
 	@tools/check --kernels $(CHECK_PACKAGES)
 
 check-keyutils: ## keyutils' own tests, without us and with us in the kernel's place; root, 5 min
