@@ -11,6 +11,7 @@ mod forget;
 mod helper;
 mod kept;
 mod key;
+mod late;
 mod log;
 mod missed;
 mod perform;
@@ -51,6 +52,7 @@ use draft::Draft;
 pub(crate) use draft::helper::{module_text, umh_text};
 pub(crate) use explained::{described, described_asker, facts_of_asker, facts_of_core};
 use helper::Helpers;
+use late::Late;
 use missed::Missed;
 use post::Posts;
 pub(crate) use reason::name;
@@ -99,8 +101,7 @@ pub struct Broker {
     node: String,
     /// This boot's id, as the shim writes it.
     boot: Vec<u8>,
-    /// Records of upcalls that we were too late for, and when they were: what of them is in the spool replaces them.
-    late: Mutex<HashMap<String, u64>>,
+    late: Late,
     /// Something was left to a shim.
     spooled: Notify,
     missed: Missed,
@@ -140,7 +141,7 @@ impl Broker {
             metrics: Metrics::default(),
             self_tests: Mutex::default(),
             boot: boot.trim().as_bytes().to_vec(),
-            late: Mutex::default(),
+            late: Late::default(),
             spooled: Notify::new(),
             missed: Missed::default(),
             posts: Posts::default(),

@@ -3,7 +3,7 @@
 //! Here end the bytes: what is in a record, [`crate::wire`] says.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recv, recvmsg, sendmsg};
@@ -75,6 +75,33 @@ fn length(socket: BorrowedFd<'_>, peek: MsgFlags) -> Result<usize, Errno> {
     Ok(length.min(RECORD_MAX))
 }
 
+/// The descriptors that control messages name, in the kernel's layout (cmsg(3)); what is not written is zeroes.
+fn numbers(control: &[u8]) -> Vec<RawFd> {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    let mut numbers = Vec::new();
+    let mut rest = control;
+    while let Some((header, _)) = rest.split_at_checked(HEADER) {
+        let word = |at: usize| {
+            let bytes = header.get(at..at + 4).unwrap_or_default();
+            i32::from_ne_bytes(bytes.try_into().unwrap_or_default())
+        };
+        let length = header.get(..size_of::<usize>()).unwrap_or_default();
+        let length = usize::from_ne_bytes(length.try_into().unwrap_or_default());
+        let Some(data) = rest.get(HEADER..length) else {
+            break;
+        };
+        let level_and_type = (word(size_of::<usize>()), word(size_of::<usize>() + 4));
+        if level_and_type == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            let (all, _) = data.as_chunks::<4>();
+            numbers.extend(all.iter().map(|bytes| RawFd::from_ne_bytes(*bytes)));
+        }
+        rest = rest
+            .get(length.next_multiple_of(size_of::<usize>())..)
+            .unwrap_or_default();
+    }
+    numbers
+}
+
 /// Receives one record and its descriptors. A record over [`RECORD_MAX`] is refused whole, and its descriptors are
 /// closed.
 ///
@@ -83,20 +110,63 @@ fn length(socket: BorrowedFd<'_>, peek: MsgFlags) -> Result<usize, Errno> {
 pub fn receive(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
     let length = length(socket, MsgFlags::MSG_PEEK)?;
     let mut record = vec![0; length];
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; SCM_MAX_FD]);
+    // Of its whole length, so that it can be read where nix does not.
+    let mut control = nix::cmsg_space!([RawFd; SCM_MAX_FD]);
+    control.resize(control.capacity(), 0);
     let mut parts = [IoSliceMut::new(&mut record)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let (length, flags) = (message.bytes, message.flags);
+    if flags.contains(MsgFlags::MSG_CTRUNC) {
+        // There was no room for all of them, and those before are here and nobody's: nix names none of them.
+        drop(sys::own_received(numbers(&control)));
+        return Err(Errno::EMSGSIZE);
+    }
     let mut fds = Vec::new();
     for part in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = part {
             fds.extend(sys::own_received(raw));
         }
     }
-    let (length, flags) = (message.bytes, message.flags);
-    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+    if flags.contains(MsgFlags::MSG_TRUNC) {
         return Err(Errno::EMSGSIZE);
     }
     record.truncate(length);
     Ok(Received { record, fds })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    fn open() -> usize {
+        std::fs::read_dir("/proc/self/fd").unwrap().count()
+    }
+
+    /// Each test is a process of its own, whose limit this is.
+    #[test]
+    fn descriptors_that_came_before_there_was_room_for_no_more_are_closed() {
+        const NOFILE: u32 = 7;
+        let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
+        let (soft, hard) = sys::rlimit(NOFILE).unwrap();
+        let before = open();
+        for free in 0..6 {
+            let first = ours.try_clone().unwrap().as_raw_fd(); // closed again: the lowest that is free
+            send(theirs.as_fd(), b"four", &[theirs.as_fd(); 4]).unwrap();
+            let limit = u64::try_from(first + free).unwrap();
+            sys::set_rlimit(NOFILE, limit, hard).unwrap();
+            let received = receive(ours.as_fd());
+            sys::set_rlimit(NOFILE, soft, hard).unwrap();
+            match received {
+                Ok(received) => assert!(free >= 4 && received.fds.len() == 4, "{free}"),
+                Err(errno) => assert!(free < 4 && errno == Errno::EMSGSIZE, "{free}: {errno}"),
+            }
+            assert_eq!(open(), before, "{free}");
+        }
+    }
 }

@@ -6,10 +6,14 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use upcall_e2e::cgroup::{self, Child};
 use upcall_e2e::container::{Container, pid_of};
+use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
+use upcall_e2e::leader::Leader;
 use upcall_e2e::lxc::{self, Lxc};
 use upcall_e2e::needs;
+use upcall_e2e::registered::Registered;
 use upcall_e2e::runc::Runc;
+use upcall_e2e::sandbox::Sandbox;
 use upcalld::store::record::Record;
 
 use crate::scene::Scene;
@@ -79,6 +83,35 @@ fn an_init_that_moves_below_its_own_cgroup_takes_nobody_out() -> Result<()> {
     container.end_of(process)?;
     drop(inner);
     drop(container);
+    scene.end()
+}
+
+/// What the admin has declared by its cgroup, whose root has that cgroup to himself.
+#[test]
+fn who_makes_more_cgroups_than_are_looked_at_is_not_the_hosts_for_that() -> Result<()> {
+    needs!(Root);
+    let sandbox = Sandbox::new()?;
+    let jail = Registered::unregistered(&sandbox, "jail")?;
+    let own = cgroup::of(&Leader::read(jail.init())?)?;
+    let mount = cgroup::cgroup2().context("cgroup2")?;
+    let path = Path::new("/").join(own.strip_prefix(&mount)?);
+    let declared = format!("[[container]]\nname = \"jail\"\ncgroup = {path:?}\n");
+    sandbox.rules(&(declared + DENIED))?;
+    let daemon = Daemon::start(&sandbox)?;
+    let scene = Scene { daemon, sandbox };
+    let dump = CoreDump::of(jail.init())?;
+    let (record, _) = scene.dump(&dump)?;
+    assert!(record.container.is_some(), "{record:?}");
+    assert_eq!(record.reason.as_deref(), Some("rule"), "{record:?}");
+    let made: Vec<_> = (0..300)
+        .map(|number| Child::of(&own, &format!("more{number}")))
+        .collect::<Result<_>>()?;
+    let (record, _) = scene.dump(&dump)?;
+    assert_eq!(record.reason.as_deref(), Some("rule"), "{record:?}");
+    let host_only = record.verdict.host_only.as_deref();
+    assert_eq!(host_only, Some("container_unproven"), "{record:?}");
+    drop(made);
+    drop(jail);
     scene.end()
 }
 

@@ -1,6 +1,6 @@
 //! Core dumps: from the kernel's question to the record.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use tracing::warn;
@@ -16,12 +16,9 @@ use crate::admit::{Refused, Tenant};
 use crate::identify::{self, Lost, Origin};
 use crate::intake::call::CoreCall;
 use crate::intake::shim::Late;
-use crate::linux::room::Room;
+use crate::linux::room::{Room, noted};
 use crate::resolve::{Container, Resolution};
 use crate::store::id;
-
-/// Late upcalls that are remembered until their cores are taken in.
-const LATE_MAX: usize = 4096;
 
 /// An upcall that is understood and not yet acted on.
 #[derive(Debug)]
@@ -76,6 +73,7 @@ impl Broker {
             .perform(&open, call, plan, seen.origin, seen.container, &tenant)
             .await;
         ticket.next_may_begin();
+        let left_to_shim = performed.left_to_shim;
         let mut draft = seen.draft;
         let (leftover, cmdline) = draft.performed(performed, &mut seen.clock);
         draft.cmdline(match cmdline {
@@ -85,7 +83,13 @@ impl Broker {
         let post = draft.take_post();
         let (record, micros) = draft.finish();
         self.stop_at("performed");
-        let result = self.records.close(open, &record, micros);
+        let result = if left_to_shim {
+            let mut late = self.late.hold();
+            late.note(&record.id, micros);
+            self.records.close(open, &record, micros)
+        } else {
+            self.records.close(open, &record, micros)
+        };
         self.stop_at("closed");
         let record = self.told(record, result);
         leftover.gone(&self.launcher).await;
@@ -106,13 +110,7 @@ impl Broker {
         let resolution = Resolution::default();
         let facts = facts::core(&late.words, Err(&lost), &resolution);
         draft.describe(&late.words, Err(&lost), &resolution, &facts);
-        self.too_late(draft, late.kept);
-    }
-
-    /// Records a core dump whose shim did not wait for us; what it has kept of it replaces this record.
-    fn too_late(&self, mut draft: Draft, kept: bool) {
-        let mut known = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        // The shim may have been faster, and what it kept was taken in.
+        // A daemon before this one may have taken it in.
         if self
             .records
             .find(draft.id())
@@ -120,16 +118,26 @@ impl Broker {
         {
             return;
         }
+        self.too_late(draft, late.kept);
+    }
+
+    /// Records a core dump whose shim did not wait for us; what it has kept of it replaces this record.
+    fn too_late(&self, mut draft: Draft, kept: bool) {
+        let mut late = self.late.hold();
+        // The shim may have been faster, and what it kept was taken in.
+        if late.is_known(draft.id()) {
+            return;
+        }
         draft.late(kept);
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
-        if kept && known.len() < LATE_MAX {
-            known.insert(record.id.clone(), micros);
+        if kept {
+            late.note(&record.id, micros);
         }
-        drop(known);
+        drop(late);
         self.told(record, result);
         if kept {
-            self.spooled.notify_one();
+            self.look_into_the_spool();
         }
     }
 
@@ -154,7 +162,8 @@ impl Broker {
 
         let room = Room::watch();
         let words = &call.words;
-        let pidfd = call.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
+        let pidfd = call.pidfd.as_ref();
+        let pidfd = pidfd.and_then(|pidfd| pidfd.try_clone().map_err(noted).ok());
         let origin = identify::core::identify(words, pidfd, call.started_ticks);
         draft.timings().identify = clock.step();
 
@@ -223,6 +232,6 @@ impl Broker {
         }
         warn!("a core dump goes to the spool: {why}");
         call.caller.hand_back();
-        self.spooled.notify_one();
+        self.look_into_the_spool();
     }
 }

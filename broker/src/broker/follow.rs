@@ -186,7 +186,8 @@ impl Work<'_> {
     /// The shim has the core, and soon the spool.
     pub(super) fn left_to_shim(&mut self) {
         self.kernel = None;
-        self.broker.spooled.notify_one();
+        self.is_the_shims = true;
+        self.broker.look_into_the_spool();
     }
 
     /// The cgroups of the container, which helpers' are below.

@@ -50,6 +50,8 @@ pub(super) struct Performed {
     pub(super) launched: Option<u64>,
     pub(super) leftover: Leftover,
     pub(super) cmdline: Option<Reading>,
+    /// The shim has taken the core, and keeps it.
+    pub(super) left_to_shim: bool,
 }
 
 /// Launches whose outcome is known and whose process may still be there.
@@ -117,6 +119,8 @@ pub(super) struct Work<'a> {
     pub(super) tokens: Option<Tokens>,
     /// Whose start means that the claim is held.
     pub(super) claimant: Option<Slot>,
+    /// The shim has taken the core.
+    pub(super) is_the_shims: bool,
 }
 
 impl Broker {
@@ -154,6 +158,7 @@ impl Broker {
             launched: None,
             tokens: None,
             claimant: None,
+            is_the_shims: false,
         };
         work.refused(&plan);
         work.run_plan(plan).await;
@@ -161,7 +166,7 @@ impl Broker {
         if let Some(kernel) = work.kernel.take() {
             // Nobody is to read it: that ends the dump, unless the shim has just begun to keep it.
             if !work.caller.refuse(&kernel) {
-                self.spooled.notify_one();
+                work.left_to_shim();
             }
             work.released.get_or_insert_with(monotonic);
         }
@@ -182,6 +187,7 @@ impl Broker {
             launched,
             leftover,
             cmdline: work.cmdline,
+            left_to_shim: work.is_the_shims,
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -72,6 +71,11 @@ impl Broker {
         }
     }
 
+    /// A shim may have kept something.
+    pub fn look_into_the_spool(&self) {
+        self.spooled.notify_one();
+    }
+
     /// Whether a shim is still at work.
     pub(super) async fn take_in_now(self: &std::sync::Arc<Self>) -> bool {
         let broker = std::sync::Arc::clone(self);
@@ -92,13 +96,19 @@ impl Broker {
             Ok(None) => return false,
             Err(wrong) => {
                 error!("the spool is not looked at: {wrong}");
-                return false;
+                return wrong.is_want();
             }
         };
         if names.is_empty() {
             return false;
         }
-        let entries = self.records.entries().unwrap_or_default();
+        let entries = match self.records.entries() {
+            Ok(entries) => entries,
+            Err(wrong) => {
+                error!("the spool is not looked at: {wrong}");
+                return wrong.is_want();
+            }
+        };
         let known: Known = entries.into_iter().map(|e| (e.id, e.micros)).collect();
         let mut busy = false;
         for name in names {
@@ -109,6 +119,8 @@ impl Broker {
                 Ok(Found::Entry(entry)) => busy |= self.take(&spool, &entry, &known),
                 Ok(Found::Busy) => busy = true,
                 Ok(Found::Gone) => {}
+                // Nothing is wrong with what is there.
+                Err(wrong) if wrong.is_want() => busy = true,
                 Err(wrong) => {
                     let (name, aside) = (name.escape_debug(), spool.set_aside(&name));
                     match aside {
@@ -126,6 +138,7 @@ impl Broker {
 
     /// Takes one core in; returns whether it has to be tried again soon.
     fn take(self: &std::sync::Arc<Self>, spool: &Spool, entry: &Entry, known: &Known) -> bool {
+        let room = Room::watch();
         let id = id::text(entry.spooled.id);
         let micros = known.get(&id).copied().unwrap_or(entry.spooled.time);
         let former = known.get(&id).and_then(|_| {
@@ -146,7 +159,6 @@ impl Broker {
             self.missed.answered(pid, entry.spooled.started);
         }
         let mut draft = Draft::at(&self.node, id.clone(), micros);
-        let room = Room::watch();
         let (facts, placed) = self.known(entry, &words, former.as_ref(), why, &mut draft);
         if let Err(errno) = room.was_there() {
             warn!("core {id} stays in the spool: its container could not be looked for: {errno}");
@@ -191,9 +203,8 @@ impl Broker {
         let (record, micros) = draft.finish();
         let written = {
             // It may have come too late to be answered, and just now been read.
-            let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-            let micros = late.remove(&id).unwrap_or(micros);
-            self.records.write(&record, micros)
+            let mut late = self.late.hold();
+            self.records.write(&record, late.taken_in(&id, micros))
         };
         match written {
             Ok(()) => {

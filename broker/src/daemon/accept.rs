@@ -143,7 +143,11 @@ async fn shims(connection: seqpacket::Connection, broker: Arc<Broker>, any_peer:
         Ok(Call::Key(call)) => broker.key(call).await,
         Ok(Call::Helper(call)) => broker.helper(call).await,
         Err(IntakeError::Late(late)) => broker.late(&late),
-        Err(error) => warn!("not taken: {error}"),
+        Err(error) => {
+            warn!("not taken: {error}");
+            // If it was a core dump, its shim keeps it.
+            broker.look_into_the_spool();
+        }
     }
 }
 

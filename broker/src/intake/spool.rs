@@ -16,6 +16,8 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use upcall_helpers::wire::{DecodeError, Event, RECORD_MAX, Report, Spooled, is_id, reports};
 
+use crate::linux::room;
+
 /// The longest facts: two records.
 const FACTS_MAX: u64 = 2 * RECORD_MAX as u64;
 
@@ -67,6 +69,16 @@ pub enum SpoolError {
     /// Reading failed.
     #[error("{0}")]
     Read(#[from] std::io::Error),
+}
+
+impl SpoolError {
+    /// Whether nothing is wrong but that there was nothing left to look with.
+    pub fn is_want(&self) -> bool {
+        let (Self::Directory { source, .. } | Self::Read(source)) = self else {
+            return false;
+        };
+        room::is_want(source)
+    }
 }
 
 /// Why a core stays in the spool.

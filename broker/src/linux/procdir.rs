@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::Mode;
 
 use super::parse::{self, CgroupLine, IdMap, Stat, Status};
-use super::room::noted;
+use super::room::{self, noted};
 
 /// Files are read up to here; longer ones are an error. The longest that a tenant can make is status: 65,536 groups
 /// (`NGROUPS_MAX`) of up to eleven bytes each. One that could not be read would make him unknown.
@@ -153,7 +153,7 @@ impl ProcDir {
     /// # Errors
     /// As [`ProcDir::read`].
     pub fn label(&self) -> Result<Vec<u8>, Errno> {
-        let Some((module, file)) = labels() else {
+        let Some((module, file)) = labels()? else {
             return Ok(Vec::new());
         };
         let label = self.read(file)?;
@@ -172,14 +172,29 @@ impl ProcDir {
 
 /// The module that labels processes, and the file with the label: decided at boot, so asked once. With AppArmor and
 /// SELinux both, which no distribution does, AppArmor's.
-fn labels() -> Option<(&'static str, &'static str)> {
+///
+/// # Errors
+/// For want of descriptors or memory it cannot be asked now; that is no answer, which would hold from then on.
+fn labels() -> Result<Option<(&'static str, &'static str)>, Errno> {
     static LABELS: OnceLock<Option<(&str, &str)>> = OnceLock::new();
     const MODULES: [(&str, &str); 2] = [
         ("apparmor", "attr/apparmor/current"),
         ("selinux", "attr/current"),
     ];
-    *LABELS.get_or_init(|| {
-        let own = ProcDir::open(std::process::id()).ok()?;
-        MODULES.into_iter().find(|(_, file)| own.read(file).is_ok())
-    })
+    if let Some(known) = LABELS.get() {
+        return Ok(*known);
+    }
+    let own = ProcDir::open(std::process::id())?;
+    let mut found = None;
+    for (module, file) in MODULES {
+        match own.read(file) {
+            Ok(_) => {
+                found = Some((module, file));
+                break;
+            }
+            Err(errno) if room::is_want(&errno) => return Err(errno),
+            Err(_) => {} // ENOENT, EINVAL: it labels nobody
+        }
+    }
+    Ok(*LABELS.get_or_init(|| found))
 }

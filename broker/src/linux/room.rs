@@ -35,12 +35,17 @@ impl Failed for std::io::Error {
     }
 }
 
+/// Whether an error says that there is nothing left, and nothing about what was asked for.
+pub fn is_want<E: Failed>(error: &E) -> bool {
+    let number = error.number().unwrap_or(0);
+    [libc::EMFILE, libc::ENFILE, libc::ENOMEM].contains(&number)
+}
+
 /// Passes an error on, and counts it where it says that there is nothing left. What is opened on the way to a decision is
 /// opened through this: further up an error may be as good as "not there".
 pub fn noted<E: Failed>(error: E) -> E {
-    let number = error.number().unwrap_or(0);
-    if [libc::EMFILE, libc::ENFILE, libc::ENOMEM].contains(&number) {
-        LAST.store(number, Ordering::Relaxed);
+    if is_want(&error) {
+        LAST.store(error.number().unwrap_or(0), Ordering::Relaxed);
         REFUSED.fetch_add(1, Ordering::Release);
     }
     error

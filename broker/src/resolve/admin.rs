@@ -44,6 +44,14 @@ pub(super) struct Admin<'a> {
     pub(super) units: &'a Path,
 }
 
+/// Why no init can be named.
+enum Unfound {
+    /// This is not it.
+    Another(String),
+    /// It is here, and nothing can be said about who is in it: that is no reason to believe that nobody is.
+    Untold(String),
+}
+
 impl Admin<'_> {
     /// Declared containers that a nominee may be; `refused` gets what is declared and cannot be proven.
     pub(super) fn claims(&self, nominee: &Nominee<'_>, refused: &mut Vec<String>) -> Vec<Claim> {
@@ -58,24 +66,33 @@ impl Admin<'_> {
                 }
                 FoundBy::PidFile(path) => match read(path) {
                     Ok(Some((init, true))) if is_in(&init, nominee.root) => Ok((init, "pid_file")),
-                    Ok(Some((init, false))) if is_in(&init, nominee.root) => Err(format!(
-                        "process {} is younger than {}",
-                        init.pid(),
-                        path.display()
-                    )),
+                    Ok(Some((init, false))) if is_in(&init, nominee.root) => {
+                        let (pid, path) = (init.pid(), path.display());
+                        let why = format!("process {pid} is younger than {path}");
+                        Err(Unfound::Another(why))
+                    }
                     Ok(_) => continue,
-                    Err(error) => Err(format!("{}: {error}", path.display())),
+                    Err(error) => {
+                        let why = format!("{}: {error}", path.display());
+                        Err(Unfound::Another(why))
+                    }
                 },
                 FoundBy::Unit(_) | FoundBy::Cgroup(_) => continue,
             };
-            match claim {
-                Ok((init, evidence)) => claims.push(claimed(declared, init, evidence)),
-                Err(why) => {
-                    let why = format!("admin {}: {why}", declared.name());
-                    if !refused.contains(&why) {
-                        refused.push(why);
-                    }
+            let why = match claim {
+                Ok((init, evidence)) => {
+                    claims.push(claimed(declared, init, evidence));
+                    continue;
                 }
+                Err(Unfound::Untold(why)) => {
+                    claims.push(claimed(declared, Init::Untold, "declared"));
+                    why
+                }
+                Err(Unfound::Another(why)) => why,
+            };
+            let why = format!("admin {}: {why}", declared.name());
+            if !refused.contains(&why) {
+                refused.push(why);
             }
         }
         claims
@@ -101,26 +118,32 @@ impl Admin<'_> {
         found.collect()
     }
 
-    fn unit(&self, unit: &str, root: &[u8]) -> Result<(Init, &'static str), String> {
+    fn unit(&self, unit: &str, root: &[u8]) -> Result<(Init, &'static str), Unfound> {
         let mut above = root.split(|byte| *byte == b'/').rev().skip(1);
         if !above.all(|part| part.is_empty() || part.ends_with(SLICE)) {
             let why = "forged cgroup name: this is not where systemd makes units";
-            return Err(why.to_owned());
+            return Err(Unfound::Another(why.to_owned()));
         }
         let notes = Directory::open(self.units).ok();
         let running = notes.and_then(|units| {
             let link = format!("invocation:{unit}");
             units.link(OsStr::new(&link)).ok()
         });
-        running.ok_or("systemd does not say that it is running")?;
+        if running.is_none() {
+            let why = "systemd does not say that it is running";
+            return Err(Unfound::Another(why.to_owned()));
+        }
         self.oldest(root, "unit")
     }
 
-    fn oldest(&self, root: &[u8], evidence: &'static str) -> Result<(Init, &'static str), String> {
-        let cgroups = self.cgroups.ok_or("no cgroups can be looked into")?;
-        let pids = cgroups
-            .processes(root)
-            .map_err(|errno| format!("its processes: {errno}"))?;
+    /// Of the processes in it and below it. What is there is its root's to make: more than is looked at, or cgroups of
+    /// threads, which have no list.
+    fn oldest(&self, root: &[u8], evidence: &'static str) -> Result<(Init, &'static str), Unfound> {
+        let untold = |why: &str| Unfound::Untold(why.to_owned());
+        let cgroups = self.cgroups;
+        let cgroups = cgroups.ok_or_else(|| untold("no cgroups can be looked into"))?;
+        let pids = cgroups.processes(root);
+        let pids = pids.map_err(|errno| untold(&format!("its processes: {errno}")))?;
         let started = |pid: u32| {
             let stat = ProcDir::open(pid)
                 .and_then(|directory| directory.stat())
@@ -129,7 +152,7 @@ impl Admin<'_> {
             Some((stat.start, pids.contains(&stat.parent), pid))
         };
         let oldest = pids.iter().filter_map(|pid| started(*pid)).min();
-        let (start, _, pid) = oldest.ok_or("nothing runs in it")?;
+        let (start, _, pid) = oldest.ok_or_else(|| untold("nothing runs in it"))?;
         Ok((Init::Started { pid, start }, evidence))
     }
 }

@@ -14,6 +14,7 @@ use upcall_helpers::wire::{self, Report};
 
 use super::id;
 use super::record::Record;
+use crate::linux::room::{self, noted};
 
 /// The records of one state directory.
 #[derive(Debug, Clone)]
@@ -59,6 +60,13 @@ pub enum RecordError {
         /// Another.
         second: String,
     },
+}
+
+impl RecordError {
+    /// Whether nothing is wrong but that there was nothing left to look with.
+    pub fn is_want(&self) -> bool {
+        matches!(self, Self::Directory { source, .. } if room::is_want(source))
+    }
 }
 
 /// A record that is not closed yet.
@@ -240,7 +248,7 @@ impl Records {
         let path = self
             .closed
             .join(format!("{:016}-{}.json", entry.micros, entry.id));
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        serde_json::from_slice(&std::fs::read(path).map_err(noted).ok()?).ok()
     }
 
     /// The closed record whose id starts so.

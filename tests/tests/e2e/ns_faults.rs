@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
 use upcall_e2e::cgroup::{self, Child};
-use upcall_e2e::command::{slowness, until};
+use upcall_e2e::command::{pause, slowness, until};
 use upcall_e2e::container::{Container, children};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
@@ -65,15 +65,22 @@ fn what_is_in_the_spool_stays_there_while_its_container_cannot_be_looked_for() -
     needs!(Root, Runc);
     let (scene, container, dump) = scene()?;
     let pid = scene.daemon.pid();
-    let most = leave_descriptors(pid, 6)?;
-    dump.dump(&scene.sandbox)?;
-    scene.daemon.logs("could not be looked for")?;
-    assert!(scene.ids().is_empty(), "{}", scene.daemon.log());
-    limit_descriptors(pid, most)?;
-    for record in all(&scene, 1)? {
-        let found = record.container.as_ref().map(|found| found.leader_pid);
-        assert_eq!(found, Some(container.init()), "{record:?}");
-        assert_eq!(scene.kept(&record)?, dump.core(), "{record:?}");
+    // Too few to read the directory with, the facts, the core, and the container.
+    for (number, free) in [1, 2, 3, 4, 6].into_iter().enumerate() {
+        let most = leave_descriptors(pid, free)?;
+        dump.dump(&scene.sandbox)?;
+        if free == 6 {
+            scene.daemon.logs("could not be looked for")?;
+        } else {
+            pause(Duration::from_secs(1));
+        }
+        assert_eq!(scene.ids().len(), number, "{}", scene.daemon.log());
+        limit_descriptors(pid, most)?;
+        for record in all(&scene, number + 1)? {
+            let found = record.container.as_ref().map(|found| found.leader_pid);
+            assert_eq!(found, Some(container.init()), "{free}: {record:?}");
+            assert_eq!(scene.kept(&record)?, dump.core(), "{free}: {record:?}");
+        }
     }
     drop(container);
     scene.end()

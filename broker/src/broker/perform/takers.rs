@@ -84,8 +84,11 @@ impl Work<'_> {
             }
             if feeds.is_empty() {
                 // Who only looks at the process is left; nobody reads.
-                if let Some(kernel) = self.kernel.take() {
-                    self.caller.refuse(&kernel);
+                if let Some(kernel) = self.kernel.take()
+                    && !self.caller.refuse(&kernel)
+                {
+                    // One who looks has the claim; or the shim, which keeps the core.
+                    self.left_to_shim();
                 }
                 drop(self.follow().await);
                 return true;
