@@ -1,10 +1,12 @@
 //! Attacks by somebody who would rather be in no container: what a rule refuses to containers it refuses to him.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use upcall_e2e::cgroup::{self, Child};
+use upcall_e2e::command::until;
 use upcall_e2e::container::{Container, pid_of};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
@@ -16,7 +18,7 @@ use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
 use upcalld::store::record::Record;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, nothing_in};
 
 /// What is nobody's to escape from, and what happens to those who do.
 const DENIED: &str = r#"
@@ -59,6 +61,40 @@ fn whose_init_has_ended_is_not_the_hosts_for_that() -> Result<()> {
     // Whatever he makes of himself besides.
     for mode in ["1", "2"] {
         let (record, _) = scene.dump(&dump.clone().word("%d", mode))?;
+        denied(&record, &container);
+    }
+    container.end_of(process)?;
+    drop(container);
+    scene.end()
+}
+
+#[test]
+fn whose_shim_does_not_wait_is_not_the_hosts_for_that_either() -> Result<()> {
+    // Who makes enough work can make it late: what the shim has kept is decided about once more.
+    needs!(Root, Runc);
+    let sandbox = Sandbox::new()?;
+    sandbox.rules(DENIED)?;
+    sandbox.hook(|hook| hook.deadline_ms = 1500)?;
+    let daemon = Daemon::start_with(&sandbox, |daemon| {
+        daemon.args(["--any-peer", "--stop-at", "examined"]);
+    })?;
+    let scene = Scene { daemon, sandbox };
+    let container = plain(&scene, "web")?;
+    let process = container.victim(&[])?;
+    container.end_of(container.init())?;
+    let asked = CoreDump::of(process)?.start(&scene.sandbox)?;
+    scene.daemon.stopped()?;
+    until(Duration::from_secs(20), "the shim's leave", || {
+        asked.ended().then_some(())
+    })?;
+    scene.daemon.signal(Signal::SIGCONT)?;
+    asked.over()?;
+    let records = scene.records(1, Duration::from_secs(5))?;
+    until(Duration::from_secs(20), "an empty spool", || {
+        nothing_in(&scene.sandbox.spool()).then_some(())
+    })?;
+    assert_eq!(records.len(), 1, "{records:?}");
+    for record in scene.records(1, Duration::from_secs(5))? {
         denied(&record, &container);
     }
     container.end_of(process)?;

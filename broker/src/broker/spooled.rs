@@ -231,7 +231,9 @@ impl Broker {
     ) -> (Facts, bool) {
         let seen = former.filter(|record| record.evidence.process.is_some());
         if let Some((record, mut facts)) = seen.and_then(|r| Some((r, facts_of_record(r)?))) {
-            facts.host_only = Some(reason(why));
+            // Where it could not be said whose it is, that it is late does not say it either.
+            let hidden = facts.host_only.filter(|found| found.hides_container());
+            facts.host_only = hidden.or(Some(reason(why)));
             draft.describe_as(record);
             return (facts, true);
         }
