@@ -144,11 +144,17 @@ impl Broker {
     /// Records a core dump whose process was killed before the kernel could be answered.
     pub fn killed(&self, pid: u32, started: u64) {
         self.missed.answered(Some(pid), started);
-        let Ok(mut draft) = Draft::new(&self.node, None) else {
-            return warn!("the core dump of process {pid}, which was killed, has no record");
-        };
         let message = "it was killed before the kernel was told what to do";
-        draft.unanswered(pid, Reason::Killed, message);
+        self.not_dumped(Some(pid), Reason::Killed, message);
+    }
+
+    /// Records a core dump that the kernel asked about and did not make.
+    fn not_dumped(&self, pid: Option<u32>, reason: Reason, message: &str) {
+        let Ok(mut draft) = Draft::new(&self.node, None) else {
+            self.metrics.unwritten();
+            return warn!("the core dump of process {pid:?} has no record: {message}");
+        };
+        draft.unanswered(pid, reason, message);
         let (record, micros) = draft.finish();
         let result = self.records.write(&record, micros);
         self.told(record, result);
@@ -227,8 +233,8 @@ impl Broker {
     fn hand_back(&self, call: &CoreCall, why: &str) {
         if !call.caller.is_shim() {
             call.caller.refuse(&call.kernel);
-            self.metrics.unwritten();
-            return warn!("a core dump is lost: {why}");
+            warn!("a core dump is lost: {why}");
+            return self.not_dumped(call.words.facts().pid, Reason::Resources, why);
         }
         warn!("a core dump goes to the spool: {why}");
         call.caller.hand_back();

@@ -214,9 +214,9 @@ impl Draft {
     }
 
     /// The kernel asked by its socket and got no answer; the process's number is all that is left of it.
-    pub(super) fn unanswered(&mut self, pid: u32, reason: Reason, message: &str) {
+    pub(super) fn unanswered(&mut self, pid: Option<u32>, reason: Reason, message: &str) {
         let record = &mut self.record;
-        record.process.pid = Some(pid);
+        record.process.pid = pid;
         record.outcome = Outcome::Lost;
         record.reason = Some(reason.to_string());
         record.message = Some(message.to_owned());

@@ -33,7 +33,7 @@ impl Broker {
                 return warn!("the core dump of process {} has no record", left.pid);
             };
             let message = "upcalld ended before the kernel was told what to do; it dumped nothing";
-            draft.unanswered(left.pid, Reason::DaemonDown, message);
+            draft.unanswered(Some(left.pid), Reason::DaemonDown, message);
             let mut record = draft.finish().0;
             record.time = draft::rfc3339(left.micros);
             record.process.comm = Some(escape(&left.comm)).filter(|comm| !comm.is_empty());

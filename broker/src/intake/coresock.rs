@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::time::{Instant, sleep};
 
 use super::call::{Caller, CoreCall, KernelPipe};
 use crate::broker::monotonic;
@@ -16,9 +17,13 @@ use crate::identify::dumping::{self, Dumping};
 use crate::linux::coresock::{self, TalkError};
 use crate::linux::namespace::NsSet;
 use crate::linux::pidref::PidRef;
+use crate::linux::room::{self, Room};
 
 /// The kernel asks, or writes, with its connection; whoever says nothing for this long is not the kernel.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two looks where there was nothing left to look with: the kernel waits.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A core limit of exactly this says that the process handles cores itself, so that its own must not be handled: to a
 /// pipe the kernel then dumps nothing, and by its socket it asks all the same (fs/coredump.c).
@@ -70,7 +75,13 @@ pub enum RefusedConnection {
 /// See [`RefusedConnection`]; the kernel was told then, and the process ends without a core.
 pub async fn take(connection: OwnedFd, host: &NsSet) -> Result<CoreCall, RefusedConnection> {
     let started = monotonic();
-    let peer = coresock::peer(&connection).map_err(RefusedConnection::Peer)?;
+    let end = Instant::now() + PATIENCE;
+    let peer = loop {
+        match coresock::peer(&connection) {
+            Err(errno) if room::is_want(&errno) && Instant::now() < end => sleep(PAUSE).await,
+            peer => break peer.map_err(RefusedConnection::Peer)?,
+        }
+    };
     let (pid, uid) = (peer.pid, peer.uid);
     if !peer.dump.dumped {
         return Err(RefusedConnection::Forged { pid, uid });
@@ -85,7 +96,15 @@ pub async fn take(connection: OwnedFd, host: &NsSet) -> Result<CoreCall, Refused
         Err(error) => return Err(RefusedConnection::Talk { pid, error }),
     };
     let caller = Caller::Kernel(opening);
-    let Dumping { words, limit } = dumping::read(&process, peer.dump, host);
+    // What is missing for want of descriptors alone is looked at again; who decides says no if it still is.
+    let Dumping { words, limit } = loop {
+        let room = Room::watch();
+        let dumping = dumping::read(&process, peer.dump, host);
+        if room.was_there().is_ok() || Instant::now() >= end {
+            break dumping;
+        }
+        sleep(PAUSE).await;
+    };
     // One token, which only a worker of ours takes.
     let claim = EventFd::from_value_and_flags(1, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
     let kernel = KernelPipe {

@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use upcall_e2e::command::{at_most, command, until};
+use upcall_e2e::command::{at_most, command, pause, slowness, until};
 use upcall_e2e::container::{pid_of, runs};
 use upcall_e2e::daemon::{Daemon, Sockets};
 use upcall_e2e::hook::HostHook;
 use upcall_e2e::sandbox::Sandbox;
+use upcall_e2e::sys::limit_descriptors;
 use upcalld::hooks::install::Mode;
 use upcalld::hooks::pattern::kernel_socket;
 use upcalld::store::record::{Outcome, Record};
 
 use crate::host_scene::HostScene;
+use crate::ns_faults::leave_descriptors;
 
 #[expect(
     clippy::duplicate_mod,
@@ -287,6 +289,36 @@ fn a_daemon_that_is_killed_before_it_answers_parks_nobody() -> Result<()> {
         daemon.stop(&sandbox)?;
     }
     Ok(())
+}
+
+#[test]
+fn without_a_free_descriptor_a_crash_by_socket_has_its_record() -> Result<()> {
+    needs!(HostHooks, Root);
+    let hook = HostHook::borrow()?;
+    let sandbox = Sandbox::new()?;
+    sandbox.rules(STORE)?;
+    let daemon = Daemon::start_strict(&sandbox)?;
+    hook.install_as(&sandbox, MODE)?;
+    let mut scarce = 0;
+    for free in (0..32).step_by(usize::try_from(slowness())?) {
+        let most = leave_descriptors(daemon.pid(), free)?;
+        let mut crashing = victim(&sandbox, &[])?;
+        pause(Duration::from_millis(200));
+        limit_descriptors(daemon.pid(), most)?;
+        crashing.wait()?;
+        let of = |record: &Record| record.process.pid == Some(crashing.id());
+        let record = daemon.records().wait("this crash", of);
+        let record = record.with_context(|| format!("{free} free: {}", daemon.log()))?;
+        let expected = match record.reason.as_deref() {
+            Some("resources") => Outcome::Lost,
+            _ => Outcome::Done,
+        };
+        scarce += u32::from(expected == Outcome::Lost);
+        assert_eq!(record.outcome, expected, "{free} free: {record:?}");
+    }
+    assert!(scarce > 0);
+    hook.put_back()?;
+    daemon.stop(&sandbox)
 }
 
 #[test]
