@@ -140,9 +140,10 @@ impl Row {
         now
     }
 
-    /// When the keeper last moved.
-    pub(crate) fn last_beat(self) -> u64 {
-        self.get(BEAT)
+    /// Whether a helper is kept and its keeper has not moved for longer than `most` nanoseconds before `now`.
+    pub(crate) fn is_silent(self, now: u64, most: u64) -> bool {
+        // In the order in which `keep` writes them, backwards: before it the last beat is a former keeper's, or none.
+        self.state() == State::Keeping && now.saturating_sub(self.get(BEAT)) > most
     }
 }
 
@@ -168,9 +169,24 @@ mod tests {
         );
         row.keep(17);
         assert_eq!((row.state(), row.cgroup()), (State::Keeping, 17));
-        assert!(row.last_beat() > 0);
+        assert!(!row.is_silent(monotonic(), 5_000_000_000));
+        assert!(row.is_silent(monotonic() + 6_000_000_000, 5_000_000_000));
         let (next, _) = board.free(|used| used == 0).unwrap();
         assert_eq!(next, 1);
         assert!(board.free(|_| true).is_none());
+    }
+
+    #[test]
+    fn who_has_just_begun_to_keep_a_helper_is_not_silent() {
+        for _ in 0..500 {
+            let board = Board::new().unwrap();
+            let (_, row) = board.free(|_| false).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| row.keep(17));
+                while row.state() != State::Keeping {
+                    assert!(!row.is_silent(monotonic(), 1_000_000_000));
+                }
+            });
+        }
     }
 }

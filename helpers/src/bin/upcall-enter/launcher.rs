@@ -236,8 +236,7 @@ impl Launcher<'_> {
     fn end_silent(&mut self) {
         let now = monotonic();
         for child in &mut self.children {
-            let silent = now.saturating_sub(child.row.last_beat()) > SILENCE;
-            if child.killed || child.row.state() != State::Keeping || !silent {
+            if child.killed || !child.row.is_silent(now, SILENCE) {
                 continue;
             }
             child.killed = true;
