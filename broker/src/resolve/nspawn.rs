@@ -68,7 +68,8 @@ fn claim(directory: &Directory, name: &OsString) -> Option<(Claim, Vec<u8>)> {
         pid: parse::number(value("LEADER")?)?,
         of: Supervisor::Beside(unit.clone()),
     };
-    let id = value("ID").unwrap_or(name.as_bytes());
+    let id = value("ID").filter(|id| !id.is_empty());
+    let id = id.unwrap_or(name.as_bytes());
     let claim = Claim {
         runtime: Runtime::Nspawn,
         id: id.to_vec(),
@@ -81,4 +82,29 @@ fn claim(directory: &Directory, name: &OsString) -> Option<(Claim, Vec<u8>)> {
         },
     };
     Some((claim, unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_an_id_is_called_by_its_name() {
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("SKIPPED: needs root, whose files are read");
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let state = |id: &str| {
+            format!(
+                "{id}SERVICE=systemd-nspawn\nCLASS=container\nSCOPE=machine-web.scope\nLEADER=7\n"
+            )
+        };
+        for (id, expected) in [("ID=0122\n", "0122"), ("ID=\n", "web"), ("", "web")] {
+            std::fs::write(place.path().join("web"), state(id)).unwrap();
+            let all = Machines(place.path().to_owned()).all();
+            let ids: Vec<_> = all.iter().map(|claim| claim.id.as_slice()).collect();
+            assert_eq!(ids, [expected.as_bytes()], "{id}");
+        }
+    }
 }
