@@ -19,6 +19,8 @@ use crate::intake::shim::Late;
 use crate::linux::room::{Room, noted};
 use crate::resolve::{Container, Resolution};
 use crate::store::id;
+use crate::store::record::Record;
+use crate::store::records::Open;
 
 /// An upcall that is understood and not yet acted on.
 #[derive(Debug)]
@@ -83,18 +85,35 @@ impl Broker {
         let post = draft.take_post();
         let (record, micros) = draft.finish();
         self.stop_at("performed");
-        let result = if left_to_shim {
-            let mut late = self.late.hold();
-            late.note(&record.id, micros);
-            self.records.close(open, &record, micros)
-        } else {
-            self.records.close(open, &record, micros)
-        };
-        self.stop_at("closed");
-        let record = self.told(record, result);
+        let record = self.closed(open, record, micros, left_to_shim);
         leftover.gone(&self.launcher).await;
         drop(ticket);
-        self.post(post, record);
+        if let Some(record) = record {
+            self.post(post, record);
+        }
+    }
+
+    /// Closes a record. `None`: it waited for its turn so long that what its shim has kept was taken in before it was open,
+    /// and that is its record.
+    fn closed(
+        &self,
+        open: Open,
+        record: Record,
+        micros: u64,
+        left_to_shim: bool,
+    ) -> Option<Arc<Record>> {
+        let mut late = left_to_shim.then(|| self.late.hold());
+        if let Some(late) = &mut late {
+            if late.time(&record.id).is_some() {
+                open.discard();
+                return None;
+            }
+            late.note(&record.id, micros);
+        }
+        let result = self.records.close(open, &record, micros);
+        drop(late);
+        self.stop_at("closed");
+        Some(self.told(record, result))
     }
 
     /// Records a core dump that we were too late for.
@@ -125,7 +144,7 @@ impl Broker {
     fn too_late(&self, mut draft: Draft, kept: bool) {
         let mut late = self.late.hold();
         // The shim may have been faster, and what it kept was taken in.
-        if late.is_known(draft.id()) {
+        if late.time(draft.id()).is_some() {
             return;
         }
         draft.late(kept);

@@ -24,9 +24,9 @@ impl Late {
 pub(super) struct Held<'a>(MutexGuard<'a, HashMap<String, u64>>);
 
 impl Held<'_> {
-    /// Whether there is a record of this upcall, or what its shim has kept was taken in.
-    pub(super) fn is_known(&self, id: &str) -> bool {
-        self.0.contains_key(id)
+    /// Of when the record of this upcall is, where there is one or what its shim has kept was taken in.
+    pub(super) fn time(&self, id: &str) -> Option<u64> {
+        self.0.get(id).copied()
     }
 
     /// There is now.
@@ -42,7 +42,7 @@ impl Held<'_> {
 
     /// What was kept is taken in: of when its record is, `micros` where there is none yet.
     pub(super) fn taken_in(&mut self, id: &str, micros: u64) -> u64 {
-        let micros = self.0.get(id).copied().unwrap_or(micros);
+        let micros = self.time(id).unwrap_or(micros);
         self.note(id, micros);
         micros
     }
@@ -59,9 +59,9 @@ mod tests {
         for micros in 0..=4096 {
             held.note(&format!("id{micros}"), micros);
         }
-        assert!(!held.is_known("id0") && held.is_known("id1"));
+        assert_eq!((held.time("id0"), held.time("id1")), (None, Some(1)));
         assert_eq!(held.taken_in("id7", 9999), 7);
         assert_eq!(held.taken_in("another", 9999), 9999);
-        assert!(held.is_known("another") && !held.is_known("id1"));
+        assert_eq!((held.time("another"), held.time("id1")), (Some(9999), None));
     }
 }

@@ -140,8 +140,11 @@ impl Broker {
     fn take(self: &std::sync::Arc<Self>, spool: &Spool, entry: &Entry, known: &Known) -> bool {
         let room = Room::watch();
         let id = id::text(entry.spooled.id);
-        let micros = known.get(&id).copied().unwrap_or(entry.spooled.time);
-        let former = known.get(&id).and_then(|_| {
+        // All records were listed before, perhaps a while ago.
+        let written = known.get(&id).copied();
+        let written = written.or_else(|| self.late.hold().time(&id));
+        let micros = written.unwrap_or(entry.spooled.time);
+        let former = written.and_then(|micros| {
             let id = id.clone();
             self.records.read(&EntryOfRecord { micros, id })
         });

@@ -92,6 +92,11 @@ impl Open {
         &self.id
     }
 
+    /// Takes it away: of this upcall there is another record.
+    pub fn discard(self) {
+        drop(std::fs::remove_file(self.path));
+    }
+
     /// The file, for the launcher's children to append to.
     pub fn file(&self) -> &File {
         &self.file

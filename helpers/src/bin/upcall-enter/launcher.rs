@@ -32,7 +32,7 @@ use crate::{keeper, plain, seccomp};
 /// process in uninterruptible sleep, and only ending the helper may free it. Nanoseconds.
 const SILENCE: u64 = 5_000_000_000;
 
-/// How often beats are looked at while a helper is kept, in milliseconds. Idle, nothing wakes the launcher.
+/// How often beats are looked at while somebody is at work, in milliseconds. Idle, nothing wakes the launcher.
 const LOOK: u16 = 1000;
 
 /// How long the next child waits for the last one's first steps, in milliseconds: it is not needed sooner, and on few
@@ -194,11 +194,9 @@ impl Launcher<'_> {
             .map(|child| PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN))
             .collect();
         fds.push(PollFd::new(self.taken.as_fd(), PollFlags::POLLIN));
-        let keeping = self
-            .children
-            .iter()
-            .any(|child| child.row.state() == State::Keeping);
-        let timeout = match (again, keeping) {
+        // Who has taken a launch may keep a helper in a moment, and wakes nobody then.
+        let at_work = self.children.iter().any(|child| !child.row.is_ready());
+        let timeout = match (again, at_work) {
             (true, _) => PollTimeout::from(10_u8),
             (false, true) => PollTimeout::from(LOOK),
             (false, false) => PollTimeout::NONE,
