@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use upcall_e2e::cgroup::{self, Child};
-use upcall_e2e::command::until;
 use upcall_e2e::container::{Container, pid_of};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
@@ -18,7 +17,7 @@ use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
 use upcalld::store::record::Record;
 
-use crate::scene::{Scene, nothing_in};
+use crate::scene::{Scene, kept_by_its_shim};
 
 /// What is nobody's to escape from, and what happens to those who do.
 const DENIED: &str = r#"
@@ -82,19 +81,11 @@ fn whose_shim_does_not_wait_is_not_the_hosts_for_that_either() -> Result<()> {
     let container = plain(&scene, "web")?;
     let process = container.victim(&[])?;
     container.end_of(container.init())?;
-    let asked = CoreDump::of(process)?.start(&scene.sandbox)?;
-    scene.daemon.stopped()?;
-    until(Duration::from_secs(20), "the shim's leave", || {
-        asked.ended().then_some(())
-    })?;
-    scene.daemon.signal(Signal::SIGCONT)?;
-    asked.over()?;
+    let dump = CoreDump::of(process)?;
+    kept_by_its_shim(&scene.daemon, &scene.sandbox, &dump)?;
     let records = scene.records(1, Duration::from_secs(5))?;
-    until(Duration::from_secs(20), "an empty spool", || {
-        nothing_in(&scene.sandbox.spool()).then_some(())
-    })?;
     assert_eq!(records.len(), 1, "{records:?}");
-    for record in scene.records(1, Duration::from_secs(5))? {
+    for record in records {
         denied(&record, &container);
     }
     container.end_of(process)?;

@@ -181,14 +181,13 @@ impl Paused {
     }
 
     /// The thread that is at a side of a system call goes on to the next side, all others stay where they are. `false`
-    /// where it waits in the call, or has ended: it will not be at another.
-    ///
-    /// # Errors
-    /// What went wrong with tracing it.
-    pub fn to_next(&self) -> Result<bool> {
-        let go_on = self.go_on.as_ref().context("a tracer")?;
-        go_on.send(())?;
-        Ok(self.is_hit.recv_timeout(A_CALL).is_ok())
+    /// where it waits in the call, or has ended: it will not be at another. What went wrong, [`Paused::end`] says.
+    pub fn to_next(&self) -> bool {
+        let told = self
+            .go_on
+            .as_ref()
+            .is_some_and(|go_on| go_on.send(()).is_ok());
+        told && self.is_hit.recv_timeout(A_CALL).is_ok()
     }
 
     /// It goes on, and nobody traces it.

@@ -66,17 +66,15 @@ impl Admin<'_> {
                 }
                 FoundBy::PidFile(path) => match read(path) {
                     Ok(Some((init, true))) if is_in(&init, nominee.root) => Ok((init, "pid_file")),
-                    Ok(Some((init, false))) if is_in(&init, nominee.root) => {
-                        let (pid, path) = (init.pid(), path.display());
-                        let why = format!("process {pid} is younger than {path}");
-                        Err(Unfound::Another(why))
-                    }
+                    Ok(Some((init, false))) if is_in(&init, nominee.root) => Err(format!(
+                        "process {} is younger than {}",
+                        init.pid(),
+                        path.display()
+                    )),
                     Ok(_) => continue,
-                    Err(error) => {
-                        let why = format!("{}: {error}", path.display());
-                        Err(Unfound::Another(why))
-                    }
-                },
+                    Err(error) => Err(format!("{}: {error}", path.display())),
+                }
+                .map_err(Unfound::Another),
                 FoundBy::Unit(_) | FoundBy::Cgroup(_) => continue,
             };
             let why = match claim {

@@ -300,7 +300,8 @@ fn without_a_free_descriptor_a_crash_by_socket_has_its_record() -> Result<()> {
     let daemon = Daemon::start_strict(&sandbox)?;
     hook.install_as(&sandbox, MODE)?;
     let mut scarce = 0;
-    for free in (0..32).step_by(usize::try_from(slowness())?) {
+    // Some of these are enough to be known with, and not to be looked for with.
+    for free in (0..32).step_by(if slowness() == 1 { 1 } else { 4 }) {
         let most = leave_descriptors(daemon.pid(), free)?;
         let mut crashing = victim(&sandbox, &[])?;
         pause(Duration::from_millis(200));

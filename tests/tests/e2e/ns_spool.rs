@@ -15,7 +15,7 @@ use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::{MOUNTED_BY, Sandbox};
 use upcalld::store::record::{Outcome, Record};
 
-use crate::scene::{Scene, nothing_in, run_rule, script, spooled};
+use crate::scene::{Scene, kept_by_its_shim, nothing_in, run_rule, script, spooled};
 
 /// A sandbox with rules and without a daemon, and a container in it.
 fn without_daemon(rules: &str) -> Result<(Sandbox, Container)> {
@@ -223,8 +223,7 @@ fn a_daemon_that_is_killed_while_it_takes_in_loses_nothing_and_doubles_nothing()
     Ok(())
 }
 
-/// One crash within the limit, and one that is over it or denied by `second`, whose shim does not wait for that: it keeps
-/// the core.
+/// All records of two crashes, the second of which is refused when its shim has kept the core.
 fn refused_too_late(rules: &str) -> Result<Vec<Record>> {
     let (sandbox, container) = without_daemon(rules)?;
     sandbox.hook(|hook| hook.deadline_ms = 1500)?;
@@ -237,16 +236,7 @@ fn refused_too_late(rules: &str) -> Result<Vec<Record>> {
     daemon.signal(Signal::SIGCONT)?;
     first.over()?;
     daemon.records().wait("the first", |_| true)?;
-    let second = dump.start(&sandbox)?;
-    daemon.stopped()?;
-    until(Duration::from_secs(20), "the shim's leave", || {
-        second.ended().then_some(())
-    })?;
-    daemon.signal(Signal::SIGCONT)?;
-    second.over()?;
-    until(Duration::from_secs(20), "an empty spool", || {
-        nothing_in(&sandbox.spool()).then_some(())
-    })?;
+    kept_by_its_shim(&daemon, &sandbox, &dump)?;
     // With what it has put together and not written yet.
     daemon.stop(&sandbox)?;
     let records = Records::at(&sandbox.state()).all();

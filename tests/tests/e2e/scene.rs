@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
+use upcall_e2e::command::until;
 use upcall_e2e::cores;
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::{CoreDump, Ended};
@@ -62,7 +64,7 @@ impl Scene {
     pub(crate) fn records(&self, count: usize, patience: Duration) -> Result<Vec<Record>> {
         let records = self.daemon.records();
         let what = format!("{count} records");
-        upcall_e2e::command::until(patience, &what, || {
+        until(patience, &what, || {
             let all = records.all();
             (all.len() >= count).then_some(all)
         })
@@ -93,6 +95,20 @@ pub(crate) fn spooled(sandbox: &Sandbox) -> Result<(Vec<u8>, Spooled)> {
     assert_eq!(core.with_extension("facts"), *facts);
     let (spooled, _) = Spooled::decode_first(&std::fs::read(facts)?)?;
     Ok((std::fs::read(core)?, spooled))
+}
+
+/// Has a process crash whose shim does not wait for the daemon, and keeps the core: the daemon is one that stops at
+/// `examined`. Afterwards the spool is empty.
+pub(crate) fn kept_by_its_shim(daemon: &Daemon, sandbox: &Sandbox, dump: &CoreDump) -> Result<()> {
+    let patience = Duration::from_secs(20);
+    let asked = dump.start(sandbox)?;
+    daemon.stopped()?;
+    until(patience, "the shim's leave", || asked.ended().then_some(()))?;
+    daemon.signal(Signal::SIGCONT)?;
+    asked.over()?;
+    until(patience, "an empty spool", || {
+        nothing_in(&sandbox.spool()).then_some(())
+    })
 }
 
 /// Whether there is nothing in a directory, or no directory.

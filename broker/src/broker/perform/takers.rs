@@ -83,12 +83,9 @@ impl Work<'_> {
                 return false;
             }
             if feeds.is_empty() {
-                // Who only looks at the process is left; nobody reads.
-                if let Some(kernel) = self.kernel.take()
-                    && !self.caller.refuse(&kernel)
-                {
-                    // One who looks has the claim; or the shim, which keeps the core.
-                    self.left_to_shim();
+                // Who only looks at the process is left, and has the claim; nobody reads.
+                if let Some(kernel) = self.kernel.take() {
+                    self.caller.refuse(&kernel);
                 }
                 drop(self.follow().await);
                 return true;
