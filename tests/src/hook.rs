@@ -6,11 +6,13 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use upcalld::hooks::install::Mode;
 use upcalld::hooks::pattern::Pattern;
 
+use crate::command::{command, run};
 use crate::sandbox::Sandbox;
 
 const PATTERN: &str = "/proc/sys/kernel/core_pattern";
@@ -19,10 +21,13 @@ const SUID_DUMPABLE: &str = "/proc/sys/fs/suid_dumpable";
 const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
 
 /// Whoever changes the host's hooks in a test holds this.
-const LOCK: &str = "/run/upcalld-host-hooks.lock";
+pub(crate) const LOCK: &str = "/run/upcalld-host-hooks.lock";
 
 /// What stood in the hooks while somebody has borrowed them.
-const SAVED: &str = "/run/upcalld-host-hooks.saved";
+const SAVED: &str = "/run/upcalld-host-hooks.core";
+
+/// Puts back what was there: also what somebody left who could not.
+const PUT_BACK: &str = include_str!("../../tools/put-back");
 
 /// core_pattern, core_pipe_limit, fs.suid_dumpable and vm.max_map_count as they were.
 #[derive(Debug)]
@@ -61,14 +66,7 @@ impl HostHook {
     pub fn borrow_quietly() -> Result<Self> {
         let lock = File::create(LOCK).context(LOCK)?;
         lock.lock()?;
-        if let Ok(saved) = std::fs::read_to_string(SAVED) {
-            let mut lines = saved.lines();
-            let mut next = || lines.next().context(SAVED);
-            write(PIPE_LIMIT, next()?)?;
-            write(SUID_DUMPABLE, next()?)?;
-            write(PATTERN, next()?)?;
-            write(MAX_MAP_COUNT, next()?)?;
-        }
+        put_back("core")?;
         let hook = Self {
             pattern: read(PATTERN)?,
             pipe_limit: read(PIPE_LIMIT)?,
@@ -149,6 +147,29 @@ impl Drop for HostHook {
             drop(self.restore());
         }
     }
+}
+
+/// Puts a hook back as whoever borrowed it last found it; the lock is held.
+///
+/// # Errors
+/// It is not possible, with the words of whoever was told to.
+pub(crate) fn put_back(hook: &str) -> Result<()> {
+    run(command("sh").args(["-c", PUT_BACK, "put-back", hook]))?;
+    Ok(())
+}
+
+/// Puts it back as soon as the returned process's input is closed, and be it because this process was killed. `held` is
+/// open until that is done.
+///
+/// # Errors
+/// As fork(2), execve(2).
+pub(crate) fn put_back_later(hook: &str, held: Stdio) -> Result<Child> {
+    let script = format!("cat >/dev/null\n{PUT_BACK}");
+    Ok(command("setsid")
+        .args(["sh", "-c", &script, "put-back", hook])
+        .stdin(Stdio::piped())
+        .stdout(held)
+        .spawn()?)
 }
 
 /// Sets fs.suid_dumpable (proc_sys_fs(5)) until everything that was borrowed is put back.

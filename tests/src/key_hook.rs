@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
 use crate::command::{at_most, command, run, until};
-use crate::hook::HostHook;
+use crate::hook::{HostHook, LOCK, put_back, put_back_later};
 use crate::sandbox::Sandbox;
 
 /// Whom the kernel starts.
@@ -25,26 +25,8 @@ const FILE: &str = "/etc/upcalld/hooks/key";
 /// What `install key --mode line` writes.
 const LINES: &str = "/etc/request-key.d/upcalld.conf";
 
-/// Where that is kept while it is borrowed.
-const SAVED: &str = "/run/upcalld-host-hooks.key";
-
-/// Whoever changes the host's hooks in a test holds this.
-const LOCK: &str = "/run/upcalld-host-hooks.lock";
-
-/// Puts back what was there: also what somebody left who could not.
-const PUT_BACK: &str = "\
-while umount -l /sbin/request-key 2>/dev/null; do :; done
-if [ -e /run/upcalld-host-hooks.key ]; then
-    rm -f /etc/upcalld/hooks/key
-    if [ -s /run/upcalld-host-hooks.key ]; then cp -p /run/upcalld-host-hooks.key /etc/upcalld/hooks/key; fi
-    rm -f /run/upcalld-host-hooks.key /etc/request-key.d/upcalld.conf
-    rmdir /etc/upcalld/hooks /etc/upcalld 2>/dev/null
-    if [ -e /sbin/request-key.upcalld-was ]; then mv -f /sbin/request-key.upcalld-was /sbin/request-key; fi
-    for name in /sbin/request-key /usr/sbin/request-key; do
-        dpkg-divert --quiet --local --no-rename --divert $name.upcalld-was --remove $name
-    done
-fi
-:";
+/// Where that is kept while it is borrowed: on the disk, as what replaces it.
+const SAVED: &str = "/var/lib/upcalld-host-hooks.key";
 
 /// The hook; given back when dropped, or when this process ends.
 #[derive(Debug)]
@@ -140,12 +122,7 @@ impl HostKeyHook {
 
     fn guarded(lock: Option<File>, previous: PathBuf) -> Result<Self> {
         let held = lock.map_or_else(Stdio::null, |lock| Stdio::from(OwnedFd::from(lock)));
-        // Its end of the pipe closes with us; and the lock is held until it is done.
-        let guard = command("setsid")
-            .args(["sh", "-c", &format!("cat >/dev/null\n{PUT_BACK}")])
-            .stdin(Stdio::piped())
-            .stdout(held)
-            .spawn()?;
+        let guard = put_back_later("key", held)?;
         Ok(Self { guard, previous })
     }
 
@@ -178,6 +155,16 @@ impl HostKeyHook {
         Ok(())
     }
 
+    /// As if everything of it had been killed: nothing is put back, and nobody waits for it any longer.
+    ///
+    /// # Errors
+    /// As kill(2), waitpid(2).
+    pub fn abandon(mut self) -> Result<()> {
+        self.guard.kill()?;
+        self.guard.wait()?;
+        Ok(())
+    }
+
     fn end(&mut self) {
         drop(self.guard.stdin.take());
         drop(self.guard.wait());
@@ -188,7 +175,7 @@ impl HostKeyHook {
 fn lock() -> Result<File> {
     let lock = File::create(LOCK).context(LOCK)?;
     lock.lock()?;
-    run(command("sh").args(["-c", PUT_BACK]))?;
+    put_back("key")?;
     Ok(lock)
 }
 

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Child;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::command::{command, run};
+use crate::hook::{LOCK, put_back, put_back_later};
 use crate::sandbox::Sandbox;
 
 /// Whom the kernel starts.
@@ -19,18 +19,6 @@ const FILE: &str = "/etc/upcalld/hooks/module";
 
 /// What stood there while it is borrowed.
 const SAVED: &str = "/run/upcalld-host-hooks.module";
-
-/// Whoever changes the host's hooks in a test holds this.
-const LOCK: &str = "/run/upcalld-host-hooks.lock";
-
-/// Puts back what was there: also what somebody left who could not.
-const PUT_BACK: &str = "\
-if [ -e /run/upcalld-host-hooks.module ]; then
-    cat /run/upcalld-host-hooks.module >/proc/sys/kernel/modprobe
-    rm -f /etc/upcalld/hooks/module /run/upcalld-host-hooks.module
-    rmdir /etc/upcalld/hooks /etc/upcalld 2>/dev/null
-fi
-:";
 
 /// The hook; given back when dropped, or when this process ends.
 #[derive(Debug)]
@@ -59,17 +47,12 @@ impl HostModuleHook {
     pub fn borrow_setting() -> Result<Self> {
         let lock = File::create(LOCK).context(LOCK)?;
         lock.lock()?;
-        run(command("sh").args(["-c", PUT_BACK]))?;
+        put_back("module")?;
         ensure!(!Path::new(FILE).exists(), "{FILE} is somebody's");
         let previous = std::fs::read_to_string(SETTING).context(SETTING)?;
         std::fs::write(SAVED, &previous)?;
         std::fs::create_dir_all("/etc/upcalld/hooks")?;
-        // Its end of the pipe closes with us; and the lock is held until it is done.
-        let guard = command("setsid")
-            .args(["sh", "-c", &format!("cat >/dev/null\n{PUT_BACK}")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::from(OwnedFd::from(lock)))
-            .spawn()?;
+        let guard = put_back_later("module", OwnedFd::from(lock).into())?;
         let previous = previous.trim().to_owned();
         Ok(Self { guard, previous })
     }
@@ -98,6 +81,16 @@ impl HostModuleHook {
         self.end();
         let standing = std::fs::read_to_string(SETTING)?;
         ensure!(standing.trim() == self.previous, "{SETTING} is {standing}");
+        Ok(())
+    }
+
+    /// As if everything of it had been killed: nothing is put back, and nobody waits for it any longer.
+    ///
+    /// # Errors
+    /// As kill(2), waitpid(2).
+    pub fn abandon(mut self) -> Result<()> {
+        self.guard.kill()?;
+        self.guard.wait()?;
         Ok(())
     }
 

@@ -54,6 +54,8 @@ mod host_module_scene;
 #[cfg(test)]
 mod host_modules;
 #[cfg(test)]
+mod host_put_back;
+#[cfg(test)]
 mod host_scene;
 #[cfg(test)]
 mod host_socket;

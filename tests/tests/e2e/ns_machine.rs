@@ -94,6 +94,8 @@ impl Scene {
     pub(crate) fn new(sandbox: &Sandbox) -> Result<Self> {
         let machine = Machine::boot(sandbox)?;
         let scene = Self { machine };
+        // The host may have one of its own.
+        scene.sh("if dpkg -s upcalld >/dev/null 2>&1; then dpkg --purge upcalld; fi; rm -rf /etc/upcalld")?;
         assert_eq!(files(&scene.machine)?, Vec::<String>::new(), "before");
         scene.sh(&format!(
             "mkdir {KERNEL}; echo '|/bin/before %p' > {KERNEL}/core_pattern; echo 7 > {KERNEL}/core_pipe_limit"

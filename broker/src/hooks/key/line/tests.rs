@@ -13,11 +13,14 @@ struct Host {
 /// The distribution's program with a configuration in a directory; `None` without it, or without root, whose the files
 /// must be.
 fn host() -> Option<Host> {
-    let theirs = Path::new("/sbin/request-key");
-    if !nix::unistd::Uid::effective().is_root() || !theirs.exists() {
+    // Where upcalld has the hook for keys, it is beside it.
+    let names = ["/sbin/request-key.upcalld-was", "/sbin/request-key"];
+    let theirs = names.into_iter().find(|name| Path::new(name).exists());
+    let root = nix::unistd::Uid::effective().is_root();
+    let Some(theirs) = theirs.filter(|_| root) else {
         eprintln!("SKIPPED: needs root and keyutils");
         return None;
-    }
+    };
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     for name in ["sbin", "libexec", "etc/request-key.d"] {
