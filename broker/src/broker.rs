@@ -8,6 +8,7 @@ mod explained;
 mod facts;
 mod follow;
 mod forget;
+mod former;
 mod helper;
 mod kept;
 mod key;
@@ -32,20 +33,18 @@ use tokio::sync::{Notify, broadcast};
 use tracing::warn;
 use upcall_config::rule::Policy;
 use upcall_config::settings::Settings;
-use upcall_config::text::unescape;
 
 use crate::admit::Admit;
 use crate::hooks::file::CoreHook;
 use crate::hooks::pattern::Pattern;
-use crate::launch::{Launcher, Slot};
+use crate::launch::Launcher;
 use crate::linux::modreq::Watch;
-use crate::linux::parse::CgroupLine;
 use crate::metrics::Metrics;
 use crate::resolve::Resolver;
+use crate::store::id;
 use crate::store::ledger::Ledger;
 use crate::store::record::Record;
-use crate::store::records::{RecordError, Records, now_micros};
-use crate::store::{cores, id};
+use crate::store::records::{RecordError, Records};
 use clock::Clock;
 use cmdline::Cmdlines;
 use draft::Draft;
@@ -242,36 +241,6 @@ impl Broker {
         let record = Arc::new(record);
         drop(self.closed.send(Arc::clone(&record)));
         record
-    }
-
-    /// Closes the records that a former daemon left open.
-    pub fn close_former(&self) {
-        self.records.take_unclosed(|record, reports, _| {
-            // Of its helper something may be left where the launcher was killed too.
-            if let Some(path) = record.process.cgroup.as_deref().and_then(unescape) {
-                let place = [CgroupLine {
-                    controllers: Vec::new(),
-                    path,
-                }];
-                for slot in Slot::KEPT {
-                    self.launcher.end_helper(&record.id, slot, &place);
-                }
-            }
-            let mut record = draft::close_former(record, &reports);
-            let core = cores::find(&self.places.state.join("cores"), &record.id);
-            for action in &mut record.actions {
-                if action.stored_bytes.is_some_and(|bytes| bytes > 0) && action.path.is_none() {
-                    let compress = core.as_deref().map(cores::compressed);
-                    action.compress = compress.map(str::to_owned);
-                    action.path = core.as_ref().map(|core| core.display().to_string());
-                }
-            }
-            let result = self.records.write(
-                &record,
-                draft::micros_of(&record).unwrap_or_else(now_micros),
-            );
-            self.told(record, result);
-        });
     }
 
     /// Ends what is put together and not written yet, before the daemon ends.

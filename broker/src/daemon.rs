@@ -36,6 +36,7 @@ use crate::hooks::pattern;
 use crate::hooks::umh::UmhHook;
 use crate::hooks::watch::HookWatch;
 use crate::intake::accepted::{self, Accepted};
+use crate::launch::former::Former;
 use crate::launch::{Launcher, OwnPrograms, Process};
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::SealedProgram;
@@ -143,7 +144,7 @@ async fn serve(
     let mut gone = tokio::spawn(Arc::clone(&launcher).serve());
     let broker = broker(&options, policy, settings, &launcher, tracefs)?;
     show_records(&options.state, group).context("records for the group upcall")?;
-    let accepted = take_over(&options, &broker)?;
+    let accepted = take_over(&options, &broker, launcher.pid())?;
     let hooks = watch_hooks(&options, &broker);
     let watching = tokio::spawn(Arc::clone(&hooks).run());
     let control = Arc::new(Control::new(
@@ -209,12 +210,18 @@ async fn serve(
 }
 
 /// Closes what a former daemon has left.
-fn take_over(options: &Options, broker: &Broker) -> anyhow::Result<Arc<Accepted>> {
-    broker.close_former();
-    broker.close_unanswered(&accepted::left(&options.run));
+fn take_over(
+    options: &Options,
+    broker: &Arc<Broker>,
+    launcher: u32,
+) -> anyhow::Result<Arc<Accepted>> {
+    let former = Former::find(&options.run, launcher).context("launchers of former daemons")?;
+    let kept = broker.close_former();
+    broker.close_unanswered(&accepted::left(&options.run), &kept);
     let accepted = Accepted::open(&options.run);
     let accepted = accepted.with_context(|| format!("{}/accepted", options.run.display()))?;
     broker.know_kept();
+    tokio::spawn(Arc::clone(broker).close_former_later(kept, former));
     Ok(accepted)
 }
 

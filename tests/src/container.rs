@@ -201,8 +201,15 @@ impl Container {
             .push(pid);
     }
 
-    /// Reaps what was left to us: until then its runtime waits for it to go, and so does its cgroup.
+    /// Reaps what was left to us: until then its runtime waits for it to go, and so does its cgroup. Helpers whose keepers
+    /// were killed are left to us too, and are in a pid namespace that is not ours, as nobody is whom we wait for.
     pub fn reap(&self) {
+        for pid in children(std::process::id())
+            .into_iter()
+            .filter(|pid| is_below(*pid))
+        {
+            let _ = waitpid(pid_of(pid), Some(WaitPidFlag::WNOHANG));
+        }
         let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         orphans.retain(|pid| {
             waitpid(pid_of(*pid), Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
@@ -357,6 +364,13 @@ pub fn runs(pid: u32) -> bool {
         .rsplit_once(") ")
         .and_then(|(_, rest)| rest.chars().next());
     state.is_some_and(|state| !"ZX".contains(state))
+}
+
+/// Whether a process has ended, in a pid namespace below ours (proc_pid_status(5)).
+fn is_below(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    !runs(pid) && pids.is_some_and(|pids| pids.split_whitespace().count() > 1)
 }
 
 /// Whether a process sleeps until something comes.

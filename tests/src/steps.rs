@@ -12,6 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::container::pid_of;
+use crate::tracer::seize;
 
 /// How long a step is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -209,8 +210,9 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// Traces a thread from its next system call on.
 fn step_by_step(thread: Pid, options: Options) -> Result<()> {
-    ptrace::seize(thread, options)?;
-    ptrace::interrupt(thread)?;
+    if !seize(thread, options)? {
+        return Ok(());
+    }
     next(thread)?;
     Ok(ptrace::syscall(thread, None)?)
 }

@@ -128,20 +128,23 @@ impl Tracer {
     }
 }
 
-/// Follows this one, if it is still there; who has followed it before may be about to leave.
-fn seize(pid: Pid, options: Options) -> Result<()> {
+/// Follows this one; who has followed it before may be about to leave. `false`: it is not there any more.
+pub(crate) fn seize(pid: Pid, options: Options) -> Result<bool> {
     let seized = until(
         Duration::from_secs(2),
         "leave to follow",
         || match ptrace::seize(pid, options) {
+            // One that has ended and is not reaped is nobody's to follow either.
             Err(Errno::EPERM) if runs(pid.as_raw().unsigned_abs()) => None,
-            Err(Errno::EPERM | Errno::ESRCH) => Some(Ok(())),
-            other => Some(other),
+            Err(Errno::EPERM | Errno::ESRCH) => Some(Ok(false)),
+            other => Some(other.map(|()| true)),
         },
     );
-    seized?.with_context(|| format!("ptrace {pid}"))?;
-    let _ = ptrace::interrupt(pid);
-    Ok(())
+    let seized = seized?.with_context(|| format!("ptrace {pid}"))?;
+    if seized {
+        let _ = ptrace::interrupt(pid);
+    }
+    Ok(seized)
 }
 
 struct Follower {

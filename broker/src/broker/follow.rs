@@ -145,23 +145,34 @@ impl Work<'_> {
             // A key's, and this is none.
             Event::Answered { .. } => return None,
             Event::Gone { status } => {
-                // What stood before us says nothing: its exit is all there is.
-                let silent = slot == Slot::Pass && self.kernel.is_none();
-                let program = self.program(slot);
-                let wrong = if silent {
-                    reason::ended(*status, false, &program)
-                } else {
-                    let message = format!("{program} ended without a word: {status:?}");
-                    Some(Explained {
-                        reason: Reason::HelperSignal,
-                        message,
-                    })
-                };
-                self.end(slot, since, wrong, |action| set_status(action, *status));
+                if let Some(wrong) = self.ended_silently(slot, *status, since) {
+                    return Some(Err(wrong));
+                }
             }
         }
         self.released = self.released.max(Some(report.time));
         Some(Ok(()))
+    }
+
+    /// Ends the action of a launch that said nothing. Returns why, where it was to have claimed the kernel's pipe and has not:
+    /// somebody else may.
+    fn ended_silently(&mut self, slot: Slot, status: WaitStatus, since: u64) -> Option<Explained> {
+        let program = self.program(slot);
+        // What stood before us says nothing: its exit is all there is.
+        let wrong = if slot == Slot::Pass && self.kernel.is_none() {
+            reason::ended(status, false, &program)
+        } else {
+            let message = format!("{program} ended without a word: {status:?}");
+            Some(Explained {
+                reason: Reason::HelperSignal,
+                message,
+            })
+        };
+        self.end(slot, since, wrong.clone(), |action| {
+            set_status(action, status);
+        });
+        let claimant = self.kernel.as_ref().filter(|_| Some(slot) == self.claimant);
+        wrong.filter(|_| claimant.is_some_and(|kernel| !kernel.is_claimed()))
     }
 
     fn not_started(&mut self, slot: Slot, stage: Stage, errno: u32, since: u64) -> Explained {
@@ -208,6 +219,11 @@ impl Work<'_> {
             message,
         };
         for Going { slot, since, .. } in std::mem::take(&mut self.going) {
+            // Its keeper ended with the launcher, but where it is held by something that only this ends.
+            if slot.has_keeper() {
+                let (id, place) = (self.open.id(), self.where_it_is());
+                self.launcher().end_helper(id, slot, place);
+            }
             self.end(slot, since, Some(wrong.clone()), |_| {});
         }
         wrong
@@ -238,7 +254,8 @@ impl Work<'_> {
     }
 }
 
-fn set_status(action: &mut Action, status: WaitStatus) {
+/// Notes how a program ended.
+pub(super) fn set_status(action: &mut Action, status: WaitStatus) {
     match status {
         WaitStatus::Exited(code) => action.exit_code = Some(code),
         WaitStatus::Signaled(signal) => action.signal = Some(reason::signal_name(signal)),
@@ -246,7 +263,7 @@ fn set_status(action: &mut Action, status: WaitStatus) {
 }
 
 /// Why a copy is not what it should be.
-fn stored_wrong(stored: u64, truncated: bool, errno: u32) -> Option<Explained> {
+pub(super) fn stored_wrong(stored: u64, truncated: bool, errno: u32) -> Option<Explained> {
     let error = Errno::from_raw(i32::try_from(errno).unwrap_or(0));
     let (reason, message) = match (errno, error) {
         (0, _) if truncated => (

@@ -8,11 +8,12 @@ use super::Broker;
 use super::draft::{self, Draft};
 use crate::intake::accepted::Left;
 use crate::store::records::Entry;
+use crate::store::unclosed::Unclosed;
 
 impl Broker {
-    /// Writes a record of each that has none, with what was noted when it was accepted. After
-    /// [`Broker::close_former`], which closes those that had one.
-    pub fn close_unanswered(&self, left: &[Left]) {
+    /// Writes a record of each that has none, with what was noted when it was accepted. After [`Broker::close_former`],
+    /// which closes those that had one, or returned it as `kept`.
+    pub fn close_unanswered(&self, left: &[Left], kept: &[Unclosed]) {
         let Some(first) = left.iter().map(|left| left.micros).min() else {
             return;
         };
@@ -21,7 +22,11 @@ impl Broker {
         let told = entries.iter().rev().take_while(since);
         let told =
             told.filter_map(|entry| Some((entry.micros, self.records.read(entry)?.process.pid?)));
-        let told: Vec<(u64, u32)> = told.collect();
+        let kept = kept.iter().filter_map(|unclosed| {
+            let record = unclosed.record()?;
+            Some((draft::micros_of(&record)?, record.process.pid?))
+        });
+        let told: Vec<(u64, u32)> = told.chain(kept).collect();
         for left in left {
             if told
                 .iter()

@@ -2,6 +2,7 @@
 //! told by one record and its descriptors ([`upcall_helpers::wire::Launch`]); what becomes of it comes back as reports.
 
 mod enter;
+pub mod former;
 mod host;
 mod key;
 mod process;
@@ -24,6 +25,7 @@ use crate::intake::call::KernelPipe;
 use crate::linux::cgroup::Cgroups;
 use crate::linux::memfd::{SealError, SealedProgram};
 use crate::linux::parse::CgroupLine;
+use crate::linux::pidref::PidRef;
 use crate::linux::seqpacket::Connection;
 use crate::resolve::Container;
 use crate::store::record::Action;
@@ -133,7 +135,7 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub struct Launcher {
     link: Connection,
-    pid: u32,
+    process: PidRef,
     waiting: Mutex<HashMap<Vec<u8>, mpsc::UnboundedSender<Report>>>,
     cgroups: Arc<Cgroups>,
     programs: Programs,
@@ -167,8 +169,8 @@ impl Launcher {
     /// As epoll_ctl(2).
     pub fn attach(process: Process, cgroups: Cgroups, own: OwnPrograms) -> std::io::Result<Self> {
         Ok(Self {
-            pid: process.pid(),
             link: Connection::new(process.socket)?,
+            process: process.process,
             waiting: Mutex::default(),
             cgroups: Arc::new(cgroups),
             programs: Programs::default(),
@@ -183,15 +185,25 @@ impl Launcher {
 
     /// The launcher's pid.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid()
     }
 
     /// Hands reports out until the launcher is gone; then everybody who waits is told by the end of their channel.
     pub async fn serve(self: Arc<Self>) {
-        while let Ok(received) = self.link.receive().await {
-            if received.record.is_empty() {
+        // Of its children one may be held by something that it cannot leave, and with it the other end of the link.
+        let ended = self.process.ended();
+        tokio::pin!(ended);
+        loop {
+            let received = tokio::select! {
+                // What was said before its end is heard.
+                biased;
+                received = self.link.receive() => received,
+                _ = &mut ended => break,
+            };
+            let Some(received) = received.ok().filter(|received| !received.record.is_empty())
+            else {
                 break;
-            }
+            };
             if let Ok(report) = Report::decode(&received.record) {
                 let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(waiter) = waiting.get(&report.id) {

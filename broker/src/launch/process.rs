@@ -2,16 +2,17 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::linux::memfd::SealedProgram;
+use crate::linux::pidref::PidRef;
 use crate::linux::seqpacket;
 
 /// The launcher's process, started before this one had threads or armour.
 #[derive(Debug)]
 pub struct Process {
     pub(super) socket: OwnedFd,
-    child: Child,
+    pub(super) process: PidRef,
 }
 
 impl Process {
@@ -38,14 +39,11 @@ impl Process {
             // Ctrl-C at a terminal is for us; what the launcher has begun, it ends.
             .process_group(0)
             .spawn()?;
+        // Nobody has waited for it yet, so that the number is its own.
+        let process = PidRef::open(child.id())?;
         Ok(Self {
             socket: ours,
-            child,
+            process,
         })
-    }
-
-    /// Its pid.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 }

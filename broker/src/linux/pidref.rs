@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use upcall_helpers::sys as calls;
 use upcall_helpers::wire::WaitStatus;
 
@@ -90,6 +91,12 @@ impl PidRef {
     /// [`Gone`].
     pub fn verify(&self) -> Result<(), Gone> {
         calls::pidfd_send_signal(self.fd(), 0).map_err(|_| Gone)
+    }
+
+    /// Whether it has ended, reaped or not (pidfd_open(2): readable from then on).
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO) == Ok(1)
     }
 
     /// Waits for its end, for as long as that takes; `None` where the kernel does not say how it ended, which it does

@@ -113,10 +113,15 @@ impl Ledger {
         })
     }
 
-    /// Adds a core that is there already. `share` is whose, `bytes` are on disk.
+    /// Adds a core that is there already; one that was added before it was known whose it is becomes his. `share` is
+    /// whose, `bytes` are on disk.
     pub fn add(&self, id: &str, share: &str, path: &Path, bytes: u64, micros: u64) -> Gone {
         let units = units(bytes).max(1);
         let mut state = self.lock();
+        if let Some(index) = state.cores.iter().position(|core| core.id == id) {
+            let before = state.cores.remove(index);
+            give(&state.all, before.units);
+        }
         if !state.writing.is_empty() {
             take(&state.all, units);
         }

@@ -6,3 +6,4 @@ pub mod ledger;
 pub mod record;
 pub mod records;
 pub mod space;
+pub mod unclosed;

@@ -2,15 +2,13 @@
 //!
 //! `records/TIME-ID.json` is a closed record, TIME in microseconds since the epoch, so names sort by time. An open one
 //! is `open/ID`: the record so far on one line, and behind it, appended by the launcher's children, what became of it.
-//! So a record survives the daemon, and whoever starts next closes it.
+//! So a record survives the daemon, and whoever starts next closes it ([`super::unclosed`]).
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use upcall_helpers::wire::{self, Report};
 
 use super::id;
 use super::record::Record;
@@ -20,7 +18,7 @@ use crate::linux::room::{self, noted};
 #[derive(Debug, Clone)]
 pub struct Records {
     closed: PathBuf,
-    open: PathBuf,
+    pub(super) open: PathBuf,
 }
 
 /// Why records cannot be written or read.
@@ -148,6 +146,9 @@ impl Records {
             .mode(0o600)
             .open(&path)
             .map_err(error)?;
+        // Held by whoever has this description, so by the launcher's children too: `unclosed`. Where a file system has no
+        // locks, the next daemon does not wait for them.
+        drop(file.try_lock());
         let line = line(record)?;
         if let Err(source) = file.write_all(&line) {
             // A full disk: what is not whole is not open either.
@@ -300,20 +301,6 @@ impl Records {
     pub fn changed(&self) -> Option<SystemTime> {
         self.closed.metadata().ok()?.modified().ok()
     }
-
-    /// Records that nobody closed, with what was reported about them, and takes them away once `close` has been called
-    /// for each.
-    pub fn take_unclosed(&self, mut close: impl FnMut(Record, Vec<Report>, &Path)) {
-        let Ok(names) = std::fs::read_dir(&self.open) else {
-            return;
-        };
-        for path in names.flatten().map(|name| name.path()) {
-            if let Some((record, reports)) = read_open(&path) {
-                close(record, reports, &path);
-            }
-            drop(std::fs::remove_file(&path));
-        }
-    }
 }
 
 impl Entry {
@@ -342,14 +329,4 @@ fn line(record: &Record) -> Result<Vec<u8>, RecordError> {
     })?;
     line.push(b'\n');
     Ok(line)
-}
-
-fn read_open(path: &Path) -> Option<(Record, Vec<Report>)> {
-    let bytes = std::fs::read(path).ok()?;
-    let end = bytes.iter().position(|byte| *byte == b'\n')?;
-    let (line, rest) = bytes.split_at(end);
-    Some((
-        serde_json::from_slice(line).ok()?,
-        wire::reports(rest.get(1..).unwrap_or_default()),
-    ))
 }

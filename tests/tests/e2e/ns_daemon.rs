@@ -167,6 +167,54 @@ fn what_runs_when_the_daemon_is_killed_goes_on_and_the_next_one_says_so() -> Res
 }
 
 #[test]
+fn a_helper_goes_on_while_the_next_daemon_starts() -> Result<()> {
+    needs!(Root, Runc);
+    let rule = run_rule(r#""/helper""#, "store = { ignore_limit = true }");
+    let scene = Scene::new(&rule.replace("1s", "20s"))?;
+    let container = Runc::new("web")
+        .user_namespace()
+        .root(script(
+            "/helper",
+            "wc -c > /tmp/ran; sleep 2; echo >> /tmp/ran",
+        ))
+        .start(&scene.sandbox)?;
+    let dump = CoreDump::of(container.init())?;
+    let started = dump.start(&scene.sandbox)?;
+    let ran = || std::fs::read_to_string(container.root().inside("/tmp/ran")).unwrap_or_default();
+    let patience = Duration::from_secs(10);
+    until(patience, "the helper's word", || {
+        (ran() == "262144\n").then_some(())
+    })?;
+    let Scene { daemon, sandbox } = scene;
+    daemon.kill()?;
+    let daemon = Daemon::start(&sandbox)?;
+    // It is neither ended nor said to have ended, and what comes meanwhile is handled.
+    assert_eq!(
+        (ran().as_str(), daemon.records().all().len()),
+        ("262144\n", 0)
+    );
+    let other = Runc::new("other").user_namespace().start(&sandbox)?;
+    assert_eq!(CoreDump::of(other.init())?.dump(&sandbox)?.code, 0);
+    let record = daemon.records().of(container.init())?;
+    assert_eq!(ran(), "262144\n\n");
+    assert_eq!(record.reason.as_deref(), Some("daemon_down"), "{record:?}");
+    assert_eq!(record.outcome, Outcome::Partial);
+    assert_eq!(action(&record, "run")?.exit_code, Some(0));
+    let kept = action(&record, "store")?;
+    assert_eq!(kept.size_bytes, Some(dump.core().len() as u64));
+    let path = kept.path.as_deref().context("where")?;
+    assert_eq!(
+        std::fs::metadata(path)?.len(),
+        kept.stored_bytes.unwrap_or(0)
+    );
+    let share = format!("runc/{}-web", sandbox.tag());
+    assert_eq!(kept.share.as_deref(), Some(&*share), "{record:?}");
+    assert_eq!(started.wait()?.code, 0);
+    assert_eq!(daemon.records().all().len(), 2);
+    daemon.stop(&sandbox)
+}
+
+#[test]
 fn what_was_not_begun_when_the_daemon_was_killed_is_the_shims() -> Result<()> {
     needs!(Root, Runc);
     let scene = Scene::new(&run_rule(r#""/helper""#, ""))?;

@@ -15,6 +15,7 @@ use upcall_e2e::container::{Container, children};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
+use upcall_e2e::records::action;
 use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
 use upcall_e2e::sys::limit_descriptors;
@@ -118,6 +119,36 @@ fn without_a_free_descriptor_a_core_is_kept_and_the_next_is_handled() -> Result<
         scene.end()?;
     }
     Ok(())
+}
+
+#[test]
+fn a_launch_without_a_free_descriptor_is_none_and_the_core_is_kept() -> Result<()> {
+    needs!(Root, Runc);
+    let scene = Scene::new(&run_rule(r#""/helper""#, ""))?;
+    let container = web(&scene.sandbox)?;
+    let dump = CoreDump::of(container.init())?;
+    let mut begun = Vec::new();
+    for free in (0..25).step_by(usize::try_from(slowness())?.min(12)) {
+        let known = scene.daemon.records().all().len();
+        let ready = || children(scene.daemon.launcher()).into_iter().next();
+        leave_descriptors(until(PATIENCE, "a ready child", ready)?, free)?;
+        let ended = dump.dump(&scene.sandbox)?;
+        assert_eq!(ended.code, 0, "{free} free");
+        let record = all(&scene, known + 1)?.pop().context("its record")?;
+        let run = action(&record, "run")?;
+        // Either all of them came, or nothing was begun.
+        if run.outcome != Outcome::Done {
+            assert_eq!(scene.kept(&record)?, dump.core(), "{free} free: {record:?}");
+        }
+        begun.push(run.outcome == Outcome::Done);
+    }
+    assert_eq!(
+        (begun.first(), begun.last()),
+        (Some(&false), Some(&true)),
+        "{begun:?}"
+    );
+    drop(container);
+    scene.end()
 }
 
 #[test]

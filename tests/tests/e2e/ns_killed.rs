@@ -1,14 +1,15 @@
 //! Whoever works on a crash is ended at any of his system calls: the crash has its one record, nothing is left, and the next
 //! one is handled. The daemon's own steps are in `ns_bad_days`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
-use upcall_e2e::command::until;
-use upcall_e2e::container::Container;
+use nix::sys::signal::{Signal, kill};
+use upcall_e2e::command::{pause, until};
+use upcall_e2e::container::{Container, children, pid_of, runs};
 use upcall_e2e::daemon::Daemon;
-use upcall_e2e::kernel_like::CoreDump;
+use upcall_e2e::kernel_like::{CoreDump, Started};
 use upcall_e2e::needs;
 use upcall_e2e::runc::Runc;
 use upcall_e2e::sandbox::Sandbox;
@@ -160,4 +161,109 @@ fn a_shim_killed_at_any_call_leaves_one_record_once_anybody_knows() -> Result<()
         drop(container);
     }
     Ok(())
+}
+
+/// A process that not even SIGKILL ends, as one that sleeps uninterruptibly: frozen by cgroup v1, until this is dropped.
+struct Held(PathBuf);
+
+impl Held {
+    fn new(sandbox: &Sandbox, pid: u32) -> Result<Self> {
+        let held =
+            Self(Path::new("/sys/fs/cgroup/freezer").join(format!("{}-held", sandbox.tag())));
+        std::fs::create_dir(&held.0)?;
+        std::fs::write(held.0.join("cgroup.procs"), pid.to_string())?;
+        std::fs::write(held.0.join("freezer.state"), "FROZEN")?;
+        until(Duration::from_secs(2), "the freezer", || {
+            let state = std::fs::read_to_string(held.0.join("freezer.state"));
+            (state.ok()? == "FROZEN\n").then_some(())
+        })?;
+        Ok(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(std::fs::write(self.0.join("freezer.state"), "THAWED"));
+        let emptied = until(Duration::from_secs(2), "its end", || {
+            std::fs::remove_dir(&self.0).ok()
+        });
+        drop(emptied);
+    }
+}
+
+/// A helper that runs for long, its container, its shim, its keeper that is held, and the helper's pid.
+fn kept_by_one_that_is_held(scene: &Scene) -> Result<(Container, Started, Held, u32)> {
+    let container = Runc::new("web")
+        .user_namespace()
+        .root(script("/helper", "exec sleep 1000"))
+        .start(&scene.sandbox)?;
+    let dump = CoreDump::of(container.init())?;
+    let started = dump.start(&scene.sandbox)?;
+    let launcher = scene.daemon.launcher();
+    let (keeper, helper) = until(Duration::from_secs(5), "the helper", || {
+        let keepers = children(launcher).into_iter();
+        let mut helpers =
+            keepers.flat_map(|keeper| children(keeper).into_iter().map(move |pid| (keeper, pid)));
+        helpers.find(|(_, pid)| {
+            std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == b"sleep\n")
+        })
+    })?;
+    Ok((
+        container,
+        started,
+        Held::new(&scene.sandbox, keeper)?,
+        helper,
+    ))
+}
+
+#[test]
+fn a_launcher_killed_beside_a_keeper_that_cannot_end_is_noticed() -> Result<()> {
+    // That one has the launcher's end of the daemon's link.
+    needs!(Root, Runc, FreezerV1);
+    let scene = Scene::new(&run_rule(r#""/helper""#, "").replace("1s", "60s"))?;
+    let (container, started, held, helper) = kept_by_one_that_is_held(&scene)?;
+    kill(pid_of(scene.daemon.launcher()), Signal::SIGKILL)?;
+    scene.daemon.logs("the launcher is gone")?;
+    let record = scene.daemon.records().of(container.init())?;
+    assert_eq!(record.outcome, Outcome::Failed, "{record:?}");
+    until(Duration::from_secs(5), "the helper's end", || {
+        (!runs(helper)).then_some(())
+    })?;
+    drop(held);
+    started.wait()?;
+    let Scene { daemon, sandbox } = scene;
+    drop(daemon);
+    container.reap();
+    let daemon = Daemon::start(&sandbox)?;
+    assert_eq!(daemon.records().all().len(), 1);
+    daemon.stop(&sandbox)
+}
+
+#[test]
+fn a_helper_that_nobody_watches_any_more_is_ended_by_the_next_daemon() -> Result<()> {
+    needs!(Root, Runc, FreezerV1);
+    let scene = Scene::new(&run_rule(r#""/helper""#, "").replace("1s", "60s"))?;
+    let (container, started, held, helper) = kept_by_one_that_is_held(&scene)?;
+    let launcher = scene.daemon.launcher();
+    let Scene { daemon, sandbox } = scene;
+    daemon.kill()?;
+    // While there is a launcher, it is that one's.
+    let daemon = Daemon::start(&sandbox)?;
+    pause(Duration::from_secs(2));
+    assert!(runs(helper) && daemon.records().all().is_empty());
+    kill(pid_of(launcher), Signal::SIGKILL)?;
+    until(Duration::from_secs(5), "the helper's end", || {
+        (!runs(helper)).then_some(())
+    })?;
+    assert_eq!(
+        daemon.records().all().len(),
+        0,
+        "its keeper may still write"
+    );
+    drop(held);
+    let record = daemon.records().of(container.init())?;
+    assert_eq!(record.reason.as_deref(), Some("daemon_down"), "{record:?}");
+    started.wait()?;
+    container.reap();
+    daemon.stop(&sandbox)
 }

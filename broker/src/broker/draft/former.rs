@@ -1,42 +1,26 @@
 //! A record that a former daemon left open.
 
 use upcall_config::facts::Reason;
+use upcall_config::text::escape;
 use upcall_helpers::wire::{Event, Report};
 
+use crate::broker::follow::{set_status, stored_wrong};
+use crate::broker::perform::fail;
+use crate::broker::reason;
+use crate::launch::Slot;
 use crate::store::record::{Action, Outcome, Record};
 
 /// Closes a record that a former daemon left open, by what the launcher's children reported into it.
 pub(in crate::broker) fn close_former(mut record: Record, reports: &[Report]) -> Record {
-    let ended = reports
-        .iter()
-        .any(|report| matches!(report.event, Event::Ended { .. }));
-    let stored = reports.iter().find_map(|report| {
-        let Event::Stored {
-            size,
-            stored,
-            truncated,
-            ..
-        } = report.event
-        else {
-            return None;
-        };
-        Some((size, stored, truncated))
-    });
-    let claimed = reports
-        .iter()
-        .any(|report| matches!(report.event, Event::Started { .. }));
-    if let Some((size, bytes, truncated)) = stored {
-        let mut action = Action::new("store");
-        action.outcome = Outcome::Done;
-        (action.size_bytes, action.stored_bytes) = (Some(size), Some(bytes));
-        action.truncated = Some(truncated);
-        record.actions.push(action);
-    }
+    let found = |what: fn(&Event) -> bool| reports.iter().any(|report| what(&report.event));
+    let ended = found(|event| matches!(event, Event::Ended { .. } | Event::Stored { .. }));
+    let claimed = found(|event| matches!(event, Event::Started { .. }));
+    record.actions.extend(reports.iter().filter_map(ended_as));
     let by_socket = record
         .core
         .as_ref()
         .is_some_and(|core| core.hook == "socket");
-    let (outcome, what) = match (ended || stored.is_some(), claimed) {
+    let (outcome, what) = match (ended, claimed) {
         (true, _) => (Outcome::Partial, "what had been started went on without it"),
         (false, _) if record.core.is_none() => (
             Outcome::Failed,
@@ -59,4 +43,45 @@ pub(in crate::broker) fn close_former(mut record: Record, reports: &[Report]) ->
         "upcalld ended while this was being handled; {what}"
     ));
     record
+}
+
+/// The end of a launch as the action that it was; `None` for what is no end.
+fn ended_as(report: &Report) -> Option<Action> {
+    let slot = Slot::from_number(report.slot)?;
+    let mut action = Action::new(slot.as_str());
+    let wrong = match &report.event {
+        Event::Ended {
+            status,
+            timed_out,
+            fed,
+            output,
+        } => {
+            set_status(&mut action, *status);
+            action.fed_bytes = Some(*fed);
+            action.output = Some(escape(output)).filter(|text| !text.is_empty());
+            reason::ended(*status, *timed_out, "it")
+        }
+        Event::Stored {
+            size,
+            stored,
+            truncated,
+            errno,
+        } => {
+            (action.size_bytes, action.stored_bytes) = (Some(*size), Some(*stored));
+            action.truncated = Some(*truncated);
+            stored_wrong(*stored, *truncated, *errno)
+        }
+        Event::Started { .. }
+        | Event::Failed { .. }
+        | Event::Answered { .. }
+        | Event::Gone { .. } => return None,
+    };
+    action.outcome = Outcome::Done;
+    if let Some(wrong) = wrong {
+        fail(&mut action, &wrong);
+    }
+    if action.stored_bytes.is_some_and(|bytes| bytes > 0) && action.outcome == Outcome::Failed {
+        action.outcome = Outcome::Partial;
+    }
+    Some(action)
 }

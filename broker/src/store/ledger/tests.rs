@@ -125,6 +125,18 @@ fn no_more_are_kept_than_may_be_and_none_longer() {
 }
 
 #[test]
+fn what_is_known_better_counts_once() {
+    let mut place = Place::new(10, 10, 100);
+    let core = place.directory.path().join("core");
+    std::fs::write(&core, "core").unwrap();
+    for share in ["unknown", "a", "a"] {
+        assert_eq!(place.ledger.add("core", share, &core, 6 * MIB, 0), vec![]);
+    }
+    assert_eq!(place.keep("b", "b1", 4), Some(vec![]));
+    assert_eq!(place.keep("a", "a1", 1), Some(evicted(&["core"])));
+}
+
+#[test]
 fn what_was_there_before_counts() {
     let mut place = Place::new(10, 10, 100);
     let old = place.directory.path().join("old");

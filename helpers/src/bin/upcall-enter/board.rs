@@ -19,6 +19,15 @@ const SLOT: usize = 2;
 const CGROUP: usize = 3;
 const LENGTH: usize = 4;
 const ID: usize = 5; // and 6
+const HELPER: usize = 7;
+
+/// A look at a keeper's beat comes at the earliest so long after the last, in milliseconds and in nanoseconds.
+pub(crate) const LOOK_MS: u16 = 1000;
+const LOOK: u64 = LOOK_MS as u64 * 1_000_000;
+
+/// After so many looks without a beat between them a keeper is silent: it beats twice a second, unless it is held by
+/// something that it cannot leave, as is a process in uninterruptible sleep.
+const SILENT: u32 = 5;
 
 /// What a child is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,17 +142,54 @@ impl Row {
         i32::try_from(self.get(CGROUP)).unwrap_or(-1)
     }
 
+    /// Writes down the descriptor of the helper, a pidfd.
+    pub(crate) fn start(self, helper: i32) {
+        self.set(HELPER, u64::from(helper.unsigned_abs()));
+    }
+
+    /// It has ended.
+    pub(crate) fn forget_helper(self) {
+        self.set(HELPER, 0);
+    }
+
+    /// The descriptor of the helper, in the keeper; -1: it has not started one.
+    pub(crate) fn helper(self) -> i32 {
+        match self.get(HELPER) {
+            0 => -1,
+            helper => i32::try_from(helper).unwrap_or(-1),
+        }
+    }
+
     /// Writes down that the keeper moves, and returns when: nanoseconds of `CLOCK_MONOTONIC`.
     pub(crate) fn beat(self) -> u64 {
         let now = monotonic();
         self.set(BEAT, now);
         now
     }
+}
 
-    /// Whether a helper is kept and its keeper has not moved for longer than `most` nanoseconds before `now`.
-    pub(crate) fn is_silent(self, now: u64, most: u64) -> bool {
+/// What the launcher has seen of one keeper's beat. Looks are counted and no clock is compared: where the launcher stood still,
+/// the keepers may have as well, and with them the whole machine.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    beat: u64,
+    looked: u64,
+    still: u32,
+}
+
+impl Pulse {
+    /// Takes a look, at `now`, nanoseconds of `CLOCK_MONOTONIC`; returns whether a helper is kept and its keeper is silent.
+    pub(crate) fn is_silent(&mut self, row: Row, now: u64) -> bool {
         // In the order in which `keep` writes them, backwards: before it the last beat is a former keeper's, or none.
-        self.state() == State::Keeping && now.saturating_sub(self.get(BEAT)) > most
+        let kept = row.state() == State::Keeping;
+        let beat = row.get(BEAT);
+        if !kept || beat != self.beat {
+            (self.beat, self.looked, self.still) = (beat, now, 0);
+        } else if now.saturating_sub(self.looked) >= LOOK {
+            self.looked = now;
+            self.still += 1;
+        }
+        self.still >= SILENT
     }
 }
 
@@ -169,24 +215,39 @@ mod tests {
         );
         row.keep(17);
         assert_eq!((row.state(), row.cgroup()), (State::Keeping, 17));
-        assert!(!row.is_silent(monotonic(), 5_000_000_000));
-        assert!(row.is_silent(monotonic() + 6_000_000_000, 5_000_000_000));
+        row.start(18);
+        assert_eq!((row.cgroup(), row.helper()), (17, 18));
+        row.forget_helper();
+        assert_eq!(row.helper(), -1);
         let (next, _) = board.free(|used| used == 0).unwrap();
         assert_eq!(next, 1);
         assert!(board.free(|_| true).is_none());
     }
 
     #[test]
-    fn who_has_just_begun_to_keep_a_helper_is_not_silent() {
-        for _ in 0..500 {
-            let board = Board::new().unwrap();
-            let (_, row) = board.free(|_| false).unwrap();
-            std::thread::scope(|scope| {
-                scope.spawn(|| row.keep(17));
-                while row.state() != State::Keeping {
-                    assert!(!row.is_silent(monotonic(), 1_000_000_000));
-                }
-            });
-        }
+    fn who_has_not_moved_at_five_looks_is_silent_and_who_stood_still_with_us_is_not() {
+        let board = Board::new().unwrap();
+        let (_, row) = board.free(|_| false).unwrap();
+        let mut pulse = Pulse::default();
+        row.keep(17);
+        let begun = monotonic();
+        let mut silent = |second: u64| pulse.is_silent(row, begun + second * LOOK);
+        assert!((0..5).all(|second| !silent(second)));
+        // However often it is looked at.
+        assert!(!silent(4));
+        // An hour, for everybody.
+        row.beat();
+        assert!(!silent(3600) && !silent(7200));
+        assert!((7201..7204).all(|second| !silent(second)));
+        assert!(silent(7204));
+    }
+
+    #[test]
+    fn who_only_works_is_never_silent() {
+        let board = Board::new().unwrap();
+        let (_, row) = board.free(|_| false).unwrap();
+        let mut pulse = Pulse::default();
+        row.take(b"k3m9q0tz", 1);
+        assert!((0..20).all(|second| !pulse.is_silent(row, second * LOOK)));
     }
 }

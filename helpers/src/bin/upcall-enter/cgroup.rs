@@ -35,8 +35,13 @@ impl Child {
     fn create(parent: OwnedFd, name: &str) -> Result<Self, Failure> {
         mkdirat(&parent, name, Mode::from_bits_truncate(0o755)).at(Stage::Cgroup)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let directory = openat(&parent, name, flags, Mode::empty()).at(Stage::Cgroup)?;
-        Ok(Self { parent, directory })
+        match openat(&parent, name, flags, Mode::empty()).at(Stage::Cgroup) {
+            Ok(directory) => Ok(Self { parent, directory }),
+            Err(failure) => {
+                let _ = unlinkat(&parent, name, UnlinkatFlags::RemoveDir);
+                Err(failure)
+            }
+        }
     }
 }
 

@@ -92,6 +92,14 @@ struct Keeper<'a> {
 struct Helper {
     pid: u32,
     pidfd: OwnedFd,
+    row: Row,
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // Before the descriptor closes: its number is anybody's then.
+        self.row.forget_helper();
+    }
 }
 
 impl Helper {
@@ -229,7 +237,9 @@ impl Keeper<'_> {
                 return Err(Failure { stage, errno });
             }
         };
-        let helper = Helper { pid, pidfd };
+        let row = self.row;
+        row.start(pidfd.as_raw_fd());
+        let helper = Helper { pid, pidfd, row };
         // Beside its first steps; it goes no further than them before it is told to.
         let mut v1 = cgroups_v1.iter().zip(&self.enter.cgroups_v1);
         v1.try_for_each(|(mount, path)| cgroup::join_v1(mount, path, pid))
@@ -247,11 +257,14 @@ impl Keeper<'_> {
         loop {
             let now = self.row.beat();
             let left = deadline.saturating_sub(now) / 1_000_000;
-            require(left > 0, Stage::Deadline, Errno::ETIMEDOUT)?;
-            let left = u16::try_from(left).unwrap_or(TICK).min(TICK);
+            let wait = u16::try_from(left).unwrap_or(TICK).min(TICK);
             let mut fds = [PollFd::new(status.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::from(left)) {
-                Ok(0) | Err(Errno::EINTR) => continue,
+            match poll(&mut fds, PollTimeout::from(wait)) {
+                // Whoever stood still with us has perhaps written meanwhile: looked at before it is too late.
+                Ok(0) | Err(Errno::EINTR) => {
+                    require(left > 0, Stage::Deadline, Errno::ETIMEDOUT)?;
+                    continue;
+                }
                 Ok(_) => {}
                 Err(errno) => {
                     return Err(Failure {

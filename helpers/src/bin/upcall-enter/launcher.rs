@@ -22,18 +22,11 @@ use upcall_helpers::seqpacket;
 use upcall_helpers::sys::{self, Fork};
 use upcall_helpers::wire::{Event, Launch, RLIMITS, Rlimit, Stage, Task, WaitStatus};
 
-use crate::board::{Board, Row, State};
+use crate::board::{Board, LOOK_MS, Pulse, Row, State};
 use crate::cgroup;
 use crate::failure::{At, Failure};
 use crate::reporter::Reporter;
 use crate::{keeper, plain, seccomp};
-
-/// A keeper beats at least every second; one silent for this long is held by something it cannot leave, as is a
-/// process in uninterruptible sleep, and only ending the helper may free it. Nanoseconds.
-const SILENCE: u64 = 5_000_000_000;
-
-/// How often beats are looked at while somebody is at work, in milliseconds. Idle, nothing wakes the launcher.
-const LOOK: u16 = 1000;
 
 /// How long the next child waits for the last one's first steps, in milliseconds: it is not needed sooner, and on few
 /// processors its fork would be in the way.
@@ -63,6 +56,7 @@ struct Child {
     pidfd: OwnedFd,
     index: usize,
     row: Row,
+    pulse: Pulse,
     killed: bool,
 }
 
@@ -179,6 +173,7 @@ impl Launcher<'_> {
                     pidfd,
                     index,
                     row,
+                    pulse: Pulse::default(),
                     killed: false,
                 });
                 Ok(())
@@ -198,7 +193,8 @@ impl Launcher<'_> {
         let at_work = self.children.iter().any(|child| !child.row.is_ready());
         let timeout = match (again, at_work) {
             (true, _) => PollTimeout::from(10_u8),
-            (false, true) => PollTimeout::from(LOOK),
+            // Idle, nothing wakes the launcher.
+            (false, true) => PollTimeout::from(LOOK_MS),
             (false, false) => PollTimeout::NONE,
         };
         // EINTR and the like: everything is looked at anyway.
@@ -234,12 +230,17 @@ impl Launcher<'_> {
     fn end_silent(&mut self) {
         let now = monotonic();
         for child in &mut self.children {
-            if child.killed || !child.row.is_silent(now, SILENCE) {
+            if child.killed || !child.pulse.is_silent(child.row, now) {
                 continue;
             }
             child.killed = true;
-            if let Ok(directory) = sys::pidfd_getfd(child.pidfd.as_fd(), child.row.cgroup()) {
+            let keeper = child.pidfd.as_fd();
+            if let Ok(directory) = sys::pidfd_getfd(keeper, child.row.cgroup()) {
                 cgroup::kill(directory.as_fd());
+            }
+            // A tenant who may write to his cgroups moves who is in them.
+            if let Ok(helper) = sys::pidfd_getfd(keeper, child.row.helper()) {
+                let _ = sys::pidfd_send_signal(helper.as_fd(), libc::SIGKILL);
             }
             let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
             let errno = Errno::ETIMEDOUT as u32;
@@ -271,15 +272,22 @@ fn take(context: &Context<'_>, row: Row, mut taken: &File) -> ! {
     let prepared = keeper::prepare();
     let received = loop {
         // Whoever is killed with a launch that is nobody else's any more has said which.
-        if let Ok((id, slot)) = seqpacket::peek(context.socket, true)
-            .and_then(|record| Launch::named(&record).map_err(|_| Errno::EBADMSG))
-        {
-            row.about_to_take(&id, slot);
+        let named = seqpacket::peek(context.socket, true)
+            .and_then(|record| Launch::named(&record).map_err(|_| Errno::EBADMSG));
+        if let Ok((id, slot)) = &named {
+            row.about_to_take(id, *slot);
         }
         match seqpacket::receive(context.socket) {
             Ok(received) if received.record.is_empty() => sys::exit(CLOSED),
             Ok(received) => break received,
-            Err(Errno::EINTR | Errno::EAGAIN | Errno::EMSGSIZE) => {}
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            // It is nobody's any more, and this end is how whoever waits for it hears so.
+            Err(Errno::EMSGSIZE) => {
+                if let Ok((id, slot)) = &named {
+                    row.take(id, *slot);
+                }
+                sys::exit(127)
+            }
             Err(_) => sys::exit(CLOSED),
         }
     };

@@ -24,14 +24,16 @@ impl Keeper<'_> {
         let mut listening = true;
         loop {
             let left = deadline.saturating_sub(self.row.beat()) / 1_000_000;
-            require(left > 0, Stage::Place, Errno::ETIMEDOUT)?;
-            let left = u16::try_from(left).unwrap_or(TICK).min(TICK);
+            let wait = u16::try_from(left).unwrap_or(TICK).min(TICK);
             let mut fds = vec![PollFd::new(helper.pidfd.as_fd(), PollFlags::POLLIN)];
             if listening {
                 fds.push(PollFd::new(output.as_fd(), PollFlags::POLLIN));
             }
-            if poll(&mut fds, PollTimeout::from(left)).is_err() {
-                continue; // EINTR: look again
+            match poll(&mut fds, PollTimeout::from(wait)) {
+                // Looked at before it is too late, as whether it has been executed is.
+                Ok(0) => require(left > 0, Stage::Place, Errno::ETIMEDOUT)?,
+                Ok(_) => {}
+                Err(_) => continue, // EINTR: look again
             }
             let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true));
             let (ended, heard) = (ready.next() == Some(true), ready.next() == Some(true));
