@@ -62,7 +62,12 @@ impl Broker {
             let mut record = draft::close_former(record, reports);
             self.know_core(&mut record);
             let micros = draft::micros_of(&record).unwrap_or_else(now_micros);
-            let result = self.records.write(&record, micros);
+            let result = {
+                // What its shim has kept may be taken in at once.
+                let mut late = self.late.hold();
+                late.note(&record.id, micros);
+                self.records.write(&record, micros)
+            };
             self.told(record, result);
         })
     }

@@ -12,13 +12,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::warn;
 use upcall_config::plan::Run;
 use upcall_config::text::escape;
-use upcall_helpers::wire::Event;
+use upcall_helpers::wire::{Event, Report};
 
 use super::Broker;
-use super::reason;
+use super::reason::{self, Explained};
+use crate::launch::Slot;
 use crate::store::record::Record;
 
 /// Programs that run at once.
@@ -75,18 +77,28 @@ impl Broker {
     async fn run_post(&self, run: &Run, record: &Record) -> Result<(), String> {
         let text = text(record).map_err(|error| format!("its input: {error}"))?;
         let mut reports = self.launcher.listen(&record.id);
-        let started = self.launcher.post(&record.id, run, text).await;
-        let mut result = started.map_err(|error| error.to_string());
-        while result.is_ok() {
-            let Some(report) = reports.recv().await else {
-                result = Err("the launcher is gone".to_owned());
-                break;
-            };
+        let ended = match self.launcher.post(&record.id, run, text).await {
+            Ok(()) => self.post_ended(run, &record.id, &mut reports).await,
+            Err(error) => Err(error.to_string()),
+        };
+        self.launcher.forget(&record.id);
+        ended
+    }
+
+    /// Waits until nothing of it is there any more.
+    async fn post_ended(
+        &self,
+        run: &Run,
+        id: &str,
+        reports: &mut UnboundedReceiver<Report>,
+    ) -> Result<(), String> {
+        let mut ended = None;
+        while let Some(report) = reports.recv().await {
             match report.event {
                 Event::Failed { stage, errno } => {
                     let errno = nix::errno::Errno::from_raw(i32::try_from(errno).unwrap_or(0));
                     let wrong = reason::stage(stage, errno, &program(run), "the host");
-                    result = Err(wrong.message);
+                    ended = Some(Err(wrong.message));
                 }
                 Event::Ended {
                     status,
@@ -94,16 +106,19 @@ impl Broker {
                     output,
                     ..
                 } => {
-                    if let Some(wrong) = reason::ended(status, timed_out, &program(run)) {
-                        result = Err(format!("{} \"{}\"", wrong.message, escape(&output)));
-                    }
+                    let wrong = reason::ended(status, timed_out, &program(run));
+                    let said =
+                        |wrong: Explained| format!("{} \"{}\"", wrong.message, escape(&output));
+                    ended = Some(wrong.map_or(Ok(()), |wrong| Err(said(wrong))));
                 }
-                Event::Gone { .. } => break,
+                Event::Gone { status } => {
+                    self.launcher.gone(id, Slot::Post, status, &[]);
+                    return ended.unwrap_or_else(|| Err(format!("no word of its end: {status:?}")));
+                }
                 Event::Started { .. } | Event::Stored { .. } | Event::Answered { .. } => {}
             }
         }
-        self.launcher.forget(&record.id);
-        result
+        Err("the launcher is gone".to_owned())
     }
 }
 

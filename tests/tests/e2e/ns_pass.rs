@@ -206,3 +206,36 @@ fn a_file_pattern_of_the_hosts_is_its_users_file() -> Result<()> {
     drop(process);
     scene.end()
 }
+
+#[test]
+fn a_program_that_stood_there_goes_on_where_upcalld_is_killed() -> Result<()> {
+    needs!(Root, Runc);
+    let sandbox = Sandbox::new()?;
+    let before = sandbox.path("before");
+    let has = sandbox.path("has");
+    let text = format!("#!/bin/sh\n: > {0}; sleep 2; cat > {0}\n", has.display());
+    std::fs::write(&before, text)?;
+    std::fs::set_permissions(&before, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let pattern = Pattern::parse(&format!("|{}", before.display()));
+    sandbox.hook(|hook| hook.previous = pattern)?;
+    let daemon = Daemon::start(&sandbox)?;
+    let container = Runc::new("web").user_namespace().start(&sandbox)?;
+    let dump = CoreDump::of(container.init())?;
+    let started = dump.start(&sandbox)?;
+    until(Duration::from_secs(5), "its start", || {
+        has.exists().then_some(())
+    })?;
+    daemon.kill()?;
+    let daemon = Daemon::start(&sandbox)?;
+    let record = daemon.records().of(container.init())?;
+    assert_eq!(record.outcome, Outcome::Partial, "{record:?}");
+    assert!(
+        record
+            .message
+            .is_some_and(|message| message.contains("has the core"))
+    );
+    let core = || Some(std::fs::read(&has).ok()?).filter(|core| *core == dump.core());
+    until(Duration::from_secs(10), "the core", core)?;
+    started.wait()?;
+    daemon.stop(&sandbox)
+}

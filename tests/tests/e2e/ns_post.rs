@@ -3,9 +3,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use upcall_e2e::command::{at_most, until};
+use upcall_e2e::container::{children, pid_of, runs};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::needs;
@@ -86,6 +88,28 @@ fn one_that_fails_is_in_the_log_and_holds_nobody_up() -> Result<()> {
     assert!(start.elapsed() < at_most(Duration::from_secs(5)));
     scene.daemon.logs("exited with 3")?;
     scene.daemon.logs("oh no")?;
+    drop(container);
+    scene.end()
+}
+
+#[test]
+fn one_whose_keeper_is_killed_is_ended_and_leaves_nothing() -> Result<()> {
+    needs!(Root, Runc);
+    let script = "echo $$ > pid.part; mv pid.part pid; exec sleep 100";
+    let scene = scene(script, "store = { ignore_limit = true }", "")?;
+    let container = Runc::new("web").user_namespace().start(&scene.sandbox)?;
+    scene.dump(&CoreDump::of(container.init())?)?;
+    let path = scene.sandbox.path("pid");
+    let pid = until(Duration::from_secs(5), "it to run", || {
+        std::fs::read_to_string(&path).ok()?.trim().parse().ok()
+    })?;
+    let mut keepers = children(scene.daemon.launcher()).into_iter();
+    let keeper = keepers.find(|keeper| children(*keeper).contains(&pid));
+    kill(pid_of(keeper.context("its keeper")?), Signal::SIGKILL)?;
+    scene.daemon.logs("no word of its end")?;
+    until(Duration::from_secs(5), "its end", || {
+        (!runs(pid)).then_some(())
+    })?;
     drop(container);
     scene.end()
 }

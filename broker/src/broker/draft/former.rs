@@ -15,12 +15,20 @@ pub(in crate::broker) fn close_former(mut record: Record, reports: &[Report]) ->
     let found = |what: fn(&Event) -> bool| reports.iter().any(|report| what(&report.event));
     let ended = found(|event| matches!(event, Event::Ended { .. } | Event::Stored { .. }));
     let claimed = found(|event| matches!(event, Event::Started { .. }));
+    // Of what stood before us nobody hears, and it goes on without any of us.
+    let passed = reports.iter().any(|report| {
+        report.slot == Slot::Pass as u8 && matches!(report.event, Event::Started { .. })
+    });
     record.actions.extend(reports.iter().filter_map(ended_as));
     let by_socket = record
         .core
         .as_ref()
         .is_some_and(|core| core.hook == "socket");
     let (outcome, what) = match (ended, claimed) {
+        _ if passed => (
+            Outcome::Partial,
+            "what stood before it in core_pattern has the core",
+        ),
         (true, _) => (Outcome::Partial, "what had been started went on without it"),
         (false, _) if record.core.is_none() => (
             Outcome::Failed,

@@ -16,8 +16,8 @@ pub(crate) enum Got {
 /// Everything that was done, by its own name.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// Crashes by the name of the thread, and how often.
-    crashes: BTreeMap<String, u64>,
+    /// Crashes by the name of the thread, how often, and whether the kernel called by its socket.
+    crashes: BTreeMap<String, (u64, bool)>,
     /// Keys by their description.
     keys: BTreeMap<String, Got>,
     next: u64,
@@ -48,8 +48,8 @@ impl Ledger {
         format!("soak-{}", self.next)
     }
 
-    pub(crate) fn crash(&mut self, name: &str, times: u64) {
-        self.crashes.insert(name.to_owned(), times);
+    pub(crate) fn crash(&mut self, name: &str, times: u64, by_socket: bool) {
+        self.crashes.insert(name.to_owned(), (times, by_socket));
     }
 
     pub(crate) fn key(&mut self, name: &str, got: Got) {
@@ -58,7 +58,7 @@ impl Ledger {
 
     /// How many upcalls the kernel has made for cores.
     pub(crate) fn cores(&self) -> u64 {
-        self.crashes.values().sum()
+        self.crashes.values().map(|(times, _)| times).sum()
     }
 
     pub(crate) fn summary(&self) -> String {
@@ -93,13 +93,14 @@ impl Ledger {
         }
         // A daemon that is killed between the two writes of a note has told the next one of a process, not of its name.
         let mut nameless = cores.remove("").unwrap_or(0);
-        for (name, times) in &self.crashes {
+        for (name, (times, by_socket)) in &self.crashes {
             let mut told = cores.remove(name.as_str()).unwrap_or(0);
             let one_of_them = times.saturating_sub(told).min(nameless);
             nameless -= one_of_them;
             told += one_of_them;
             found.note(told.abs_diff(*times), || {
-                format!("{name} crashed {times} times, told of {told}")
+                let way = if *by_socket { "socket" } else { "pipe" };
+                format!("{name} crashed {times} times by the {way}, told of {told}")
             });
         }
         for (name, got) in &self.keys {

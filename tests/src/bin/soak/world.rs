@@ -154,7 +154,7 @@ impl World {
         let mut crash = command(self.sandbox.path("bin/crash-me"));
         crash.arg(format!("--name={name}"));
         self.crashing.push(crash.stderr(Stdio::null()).spawn()?);
-        self.ledger.crash(&name, 1);
+        self.ledger.crash(&name, 1, self.by_socket);
         self.crashing
             .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         Ok(())
@@ -172,7 +172,7 @@ impl World {
         tenant.container.reap();
         tenant.crashing.retain(|pid| runs(*pid));
         tenant.crashing.push(tenant.container.spawn(&words)?);
-        self.ledger.crash(&name, times);
+        self.ledger.crash(&name, times, self.by_socket);
         Ok(())
     }
 
