@@ -4,7 +4,6 @@
 //! killed, by whoever borrows it next.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -74,13 +73,11 @@ impl HostHook {
             max_map_count: read(MAX_MAP_COUNT)?,
             _lock: lock,
         };
-        let mut file = File::create(SAVED).context(SAVED)?;
-        writeln!(
-            file,
-            "{}\n{}\n{}\n{}",
+        let text = format!(
+            "{}\n{}\n{}\n{}\n",
             hook.pipe_limit, hook.suid_dumpable, hook.pattern, hook.max_map_count
-        )?;
-        file.sync_all()?;
+        );
+        keep(SAVED, text.as_bytes())?;
         Ok(hook)
     }
 
@@ -156,6 +153,16 @@ impl Drop for HostHook {
 pub(crate) fn put_back(hook: &str) -> Result<()> {
     run(command("sh").args(["-c", PUT_BACK, "put-back", hook]))?;
     Ok(())
+}
+
+/// Keeps what stood there; a name that is there is all of it.
+///
+/// # Errors
+/// As write(2), rename(2).
+pub(crate) fn keep(saved: &str, text: &[u8]) -> Result<()> {
+    let new = format!("{saved}.new");
+    std::fs::write(&new, text).context(saved.to_owned())?;
+    std::fs::rename(&new, saved).context(saved.to_owned())
 }
 
 /// Puts it back as soon as the returned process's input is closed, and be it because this process was killed. `held` is

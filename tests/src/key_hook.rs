@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
 use crate::command::{at_most, command, run, until};
-use crate::hook::{HostHook, LOCK, put_back, put_back_later};
+use crate::hook::{HostHook, LOCK, keep, put_back, put_back_later};
 use crate::sandbox::Sandbox;
 
 /// Whom the kernel starts.
@@ -49,15 +49,17 @@ impl HostKeyHook {
     /// # Errors
     /// As [`HostKeyHook::borrow`].
     pub fn beside(_borrowed: &HostHook, sandbox: &Sandbox) -> Result<Self> {
+        put_back("key")?;
         Self::mounted(sandbox, None)
     }
 
     fn mounted(sandbox: &Sandbox, lock: Option<File>) -> Result<Self> {
+        is_not_an_admins()?;
         // Where the shim finds it: the name itself is taken.
         let previous = sandbox.path("request-key.distrib");
         std::fs::copy(PROGRAM, &previous).context(PROGRAM)?;
         let former = std::fs::read(FILE).unwrap_or_default();
-        std::fs::write(SAVED, former)?;
+        keep(SAVED, &former)?;
         std::fs::create_dir_all("/etc/upcalld/hooks")?;
         let hook = Self::guarded(lock, previous)?;
         hook.file(sandbox, "")?;
@@ -114,9 +116,9 @@ impl HostKeyHook {
     /// As flock(2), write(2).
     pub fn borrow_name() -> Result<Self> {
         let lock = lock()?;
-        ensure!(!Path::new(LINES).exists(), "{LINES} is an admin's");
+        is_not_an_admins()?;
         let former = std::fs::read(FILE).unwrap_or_default();
-        std::fs::write(SAVED, former)?;
+        keep(SAVED, &former)?;
         Self::guarded(Some(lock), PathBuf::from(PROGRAM))
     }
 
@@ -169,6 +171,17 @@ impl HostKeyHook {
         drop(self.guard.stdin.take());
         drop(self.guard.wait());
     }
+}
+
+/// What is put back is a hook that is not installed: an admin's own stays.
+fn is_not_an_admins() -> Result<()> {
+    for name in [LINES, "/sbin/request-key.upcalld-was"] {
+        ensure!(
+            !Path::new(name).exists(),
+            "{name} is an admin's: the key hook is installed"
+        );
+    }
+    Ok(())
 }
 
 /// Waits for others, and puts back what they could not.

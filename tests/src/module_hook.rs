@@ -8,7 +8,7 @@ use std::process::Child;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::hook::{LOCK, put_back, put_back_later};
+use crate::hook::{LOCK, keep, put_back, put_back_later};
 use crate::sandbox::Sandbox;
 
 /// Whom the kernel starts.
@@ -50,7 +50,7 @@ impl HostModuleHook {
         put_back("module")?;
         ensure!(!Path::new(FILE).exists(), "{FILE} is somebody's");
         let previous = std::fs::read_to_string(SETTING).context(SETTING)?;
-        std::fs::write(SAVED, &previous)?;
+        keep(SAVED, previous.as_bytes())?;
         std::fs::create_dir_all("/etc/upcalld/hooks")?;
         let guard = put_back_later("module", OwnedFd::from(lock).into())?;
         let previous = previous.trim().to_owned();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::warn;
 use upcall_config::text::unescape;
 
 use super::{Broker, draft};
@@ -14,7 +15,7 @@ use crate::linux::parse::CgroupLine;
 use crate::linux::procdir::ProcDir;
 use crate::store::cores;
 use crate::store::record::Record;
-use crate::store::records::now_micros;
+use crate::store::records::{RecordError, now_micros};
 use crate::store::unclosed::Unclosed;
 
 /// How often records are looked at on which a former daemon's launcher works.
@@ -24,7 +25,7 @@ impl Broker {
     /// Closes the records that a former daemon left open, but those on which its launcher still works: these it returns.
     pub fn close_former(&self) -> Vec<Unclosed> {
         let mut left = self.records.unclosed();
-        left.retain(|unclosed| !self.close_left(unclosed));
+        left.retain(|unclosed| !self.close_left(unclosed, |error| warn!("{error}")));
         left
     }
 
@@ -39,7 +40,8 @@ impl Broker {
                         broker.end_orphans(unclosed);
                     }
                 }
-                left.retain(|unclosed| !broker.close_left(unclosed));
+                // What could not be written has been said, and may be possible now.
+                left.retain(|unclosed| !broker.close_left(unclosed, drop));
                 (left, former)
             });
             let Ok(looked) = look.await else { return };
@@ -55,20 +57,24 @@ impl Broker {
         }
     }
 
-    /// Closes one; returns whether it was possible.
-    fn close_left(&self, unclosed: &Unclosed) -> bool {
+    /// Closes one; returns whether it was possible. `wrong`: who hears why it could not be written.
+    fn close_left(&self, unclosed: &Unclosed, wrong: impl FnOnce(RecordError)) -> bool {
         unclosed.close(|record, reports| {
             self.end_helpers(&record);
             let mut record = draft::close_former(record, reports);
             self.know_core(&mut record);
             let micros = draft::micros_of(&record).unwrap_or_else(now_micros);
-            let result = {
+            {
                 // What its shim has kept may be taken in at once.
                 let mut late = self.late.hold();
+                if let Err(error) = self.records.write(&record, micros) {
+                    wrong(error);
+                    return false;
+                }
                 late.note(&record.id, micros);
-                self.records.write(&record, micros)
-            };
-            self.told(record, result);
+            }
+            self.told(record, Ok(()));
+            true
         })
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use upcall_config::facts::Reason;
 use upcall_config::plan::Plan;
 use upcall_config::text::escape;
-use upcall_helpers::wire::{Event, Report, Stage};
+use upcall_helpers::wire::{Event, Report, Stage, WaitStatus};
 
 use super::cmdline::Reading;
 use super::follow::Going;
@@ -80,7 +80,14 @@ impl Leftover {
                     }
                 }
                 Some(_) => {}
-                None => break,
+                None => {
+                    // Whatever they have left has nobody else who ends it.
+                    let ended = WaitStatus::Signaled(9);
+                    for slot in Slot::KEPT {
+                        launcher.gone(&self.id, slot, ended, &self.place);
+                    }
+                    break;
+                }
             }
         }
         launcher.forget(&self.id);

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::warn;
 use upcall_config::plan::Run;
 use upcall_config::text::escape;
-use upcall_helpers::wire::{Event, Report};
+use upcall_helpers::wire::{Event, Report, WaitStatus};
 
 use super::Broker;
 use super::reason::{self, Explained};
@@ -118,6 +118,9 @@ impl Broker {
                 Event::Started { .. } | Event::Stored { .. } | Event::Answered { .. } => {}
             }
         }
+        // What it had started has nobody else who ends it.
+        self.launcher
+            .gone(id, Slot::Post, WaitStatus::Signaled(9), &[]);
         Err("the launcher is gone".to_owned())
     }
 }

@@ -27,7 +27,8 @@ impl Former {
         std::fs::create_dir_all(&directory)?;
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&directory)?.flatten() {
-            match named(&entry.path()) {
+            // Who cannot be looked at is not taken for gone.
+            match named(&entry.path())? {
                 Some(launcher) => found.push(launcher),
                 None => std::fs::remove_file(entry.path())?,
             }
@@ -45,11 +46,18 @@ impl Former {
 }
 
 /// The process of a note, if that is there still.
-fn named(note: &Path) -> Option<PidRef> {
-    let pid = note.file_name()?.to_str()?.parse().ok()?;
-    let start: u64 = std::fs::read_to_string(note).ok()?.parse().ok()?;
-    let (process, now) = started(pid).ok()?;
-    (now == start && !process.has_ended()).then_some(process)
+fn named(note: &Path) -> std::io::Result<Option<PidRef>> {
+    let name = note.file_name().and_then(|name| name.to_str());
+    let pid = name.and_then(|name| name.parse().ok());
+    let start: Option<u64> = std::fs::read_to_string(note)?.parse().ok();
+    let (Some(pid), Some(start)) = (pid, start) else {
+        return Ok(None);
+    };
+    match started(pid) {
+        Ok((process, now)) => Ok(Some(process).filter(|p| now == start && !p.has_ended())),
+        Err(Errno::ESRCH | Errno::ENOENT | Errno::EINVAL) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// A process, and when it started.

@@ -191,14 +191,18 @@ impl Launcher {
     /// Hands reports out until the launcher is gone; then everybody who waits is told by the end of their channel.
     pub async fn serve(self: Arc<Self>) {
         // Of its children one may be held by something that it cannot leave, and with it the other end of the link.
-        let ended = self.process.ended();
+        let ended = async {
+            if self.process.ended().await.is_err() {
+                std::future::pending::<()>().await; // the link's own end is left
+            }
+        };
         tokio::pin!(ended);
         loop {
             let received = tokio::select! {
                 // What was said before its end is heard.
                 biased;
                 received = self.link.receive() => received,
-                _ = &mut ended => break,
+                () = &mut ended => break,
             };
             let Some(received) = received.ok().filter(|received| !received.record.is_empty())
             else {

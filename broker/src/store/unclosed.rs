@@ -48,21 +48,25 @@ impl Unclosed {
         Some(read(&mut file)?.0)
     }
 
-    /// Has `close` close it, with what was reported about it, and takes it away. Returns whether there is nothing more to
-    /// do: nobody appends to it any more, and it could be read.
-    pub fn close(&self, close: impl FnOnce(Record, &[Report])) -> bool {
-        let mut file = match File::open(&self.path).map_err(noted) {
+    /// Has `close` close it, with what was reported about it, and takes it away if that says so. Returns whether there is
+    /// nothing more to do: nobody appends to it any more, it could be read, and was closed.
+    pub fn close(&self, close: impl FnOnce(Record, &[Report]) -> bool) -> bool {
+        // Where a lock is only to be had of what may be written: flock(2), NFS.
+        let mut options = File::options();
+        let opened = options.read(true).write(true).open(&self.path);
+        let mut file = match opened.map_err(noted) {
             Ok(file) => file,
             Err(error) => return error.kind() == ErrorKind::NotFound,
         };
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
             return false;
         }
-        if let Some((record, reports)) = read(&mut file) {
-            close(record, &reports);
+        // One that is damaged says nothing to anybody.
+        let closed = read(&mut file).is_none_or(|(record, reports)| close(record, &reports));
+        if closed {
+            drop(std::fs::remove_file(&self.path));
         }
-        drop(std::fs::remove_file(&self.path));
-        true
+        closed
     }
 }
 
@@ -116,11 +120,14 @@ mod tests {
         assert!(!unclosed.close(|_, _| panic!("it is not over")));
         assert_eq!(unclosed.record().unwrap().id, record.id);
         drop(appended);
+        // A disk that is full takes no record, and this one stays.
+        assert!(!unclosed.close(|_, _| false));
         let mut closed = 0;
-        assert!(unclosed.close(
-            |found, reports| closed += usize::from(found.id == record.id && reports.is_empty())
-        ));
-        assert!(unclosed.close(|_, _| closed += 1), "it is gone");
+        assert!(unclosed.close(|found, reports| {
+            closed += usize::from(found.id == record.id && reports.is_empty());
+            true
+        }));
+        assert!(unclosed.close(|_, _| panic!("it is gone")));
         assert_eq!(closed, 1);
         assert_eq!(
             std::fs::read_dir(state.path().join("open"))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use upcall_e2e::command::{pause, until};
+use upcall_e2e::command::{pause, slowness, until};
 use upcall_e2e::daemon::Daemon;
 use upcall_e2e::kernel_like::CoreDump;
 use upcall_e2e::leader::Leader;
@@ -170,13 +170,15 @@ fn what_runs_when_the_daemon_is_killed_goes_on_and_the_next_one_says_so() -> Res
 fn a_helper_goes_on_while_the_next_daemon_starts() -> Result<()> {
     needs!(Root, Runc);
     let rule = run_rule(r#""/helper""#, "store = { ignore_limit = true }");
-    let scene = Scene::new(&rule.replace("1s", "20s"))?;
+    let scene = Scene::new(&rule.replace("1s", "100s"))?;
+    // Longer than a daemon takes to start.
+    let text = format!(
+        "wc -c > /tmp/ran; sleep {}; echo >> /tmp/ran",
+        2 * slowness()
+    );
     let container = Runc::new("web")
         .user_namespace()
-        .root(script(
-            "/helper",
-            "wc -c > /tmp/ran; sleep 2; echo >> /tmp/ran",
-        ))
+        .root(script("/helper", &text))
         .start(&scene.sandbox)?;
     let dump = CoreDump::of(container.init())?;
     let started = dump.start(&scene.sandbox)?;
