@@ -103,7 +103,7 @@ impl Work<'_> {
                 status,
                 timed_out,
                 fed,
-                output,
+                ..
             } => {
                 let unread = self.unread.clone().filter(|_| *fed == 0);
                 let wrong = match (*status, slot) {
@@ -119,28 +119,16 @@ impl Work<'_> {
                     }
                     _ => reason::ended(*status, *timed_out, &self.program(slot)),
                 };
-                self.end(slot, since, wrong, |action| {
-                    set_status(action, *status);
-                    action.fed_bytes = Some(*fed);
-                    action.output = Some(escape(output)).filter(|text| !text.is_empty());
-                });
+                self.end(slot, since, wrong, |action| note_end(action, &report.event));
             }
             Event::Stored {
-                size,
                 stored,
                 truncated,
                 errno,
+                ..
             } => {
                 let wrong = stored_wrong(*stored, *truncated, *errno);
-                self.end(slot, since, wrong, |action| {
-                    (action.size_bytes, action.stored_bytes) = (Some(*size), Some(*stored));
-                    action.truncated = Some(*truncated);
-                    match (stored, action.outcome) {
-                        (0, _) => action.path = None,
-                        (_, Outcome::Failed) => action.outcome = Outcome::Partial,
-                        _ => {}
-                    }
-                });
+                self.end(slot, since, wrong, |action| note_end(action, &report.event));
             }
             // A key's, and this is none.
             Event::Answered { .. } => return None,
@@ -219,11 +207,9 @@ impl Work<'_> {
             message,
         };
         for Going { slot, since, .. } in std::mem::take(&mut self.going) {
-            // Its keeper ended with the launcher, but where it is held by something that only this ends.
-            if slot.has_keeper() {
-                let (id, place) = (self.open.id(), self.where_it_is());
-                self.launcher().end_helper(id, slot, place);
-            }
+            // Its keeper ended with the launcher, but where it is held by something that only its helper's end frees.
+            let (id, ended) = (self.open.id(), WaitStatus::Signaled(9));
+            self.launcher().gone(id, slot, ended, self.where_it_is());
             self.end(slot, since, Some(wrong.clone()), |_| {});
         }
         wrong
@@ -254,8 +240,41 @@ impl Work<'_> {
     }
 }
 
-/// Notes how a program ended.
-pub(super) fn set_status(action: &mut Action, status: WaitStatus) {
+/// Notes in its action, which is done or failed, how a launch ended.
+pub(super) fn note_end(action: &mut Action, event: &Event) {
+    match event {
+        Event::Ended {
+            status,
+            fed,
+            output,
+            ..
+        } => {
+            set_status(action, *status);
+            action.fed_bytes = Some(*fed);
+            action.output = Some(escape(output)).filter(|text| !text.is_empty());
+        }
+        Event::Stored {
+            size,
+            stored,
+            truncated,
+            ..
+        } => {
+            (action.size_bytes, action.stored_bytes) = (Some(*size), Some(*stored));
+            action.truncated = Some(*truncated);
+            match (stored, action.outcome) {
+                (0, _) => action.path = None,
+                (_, Outcome::Failed) => action.outcome = Outcome::Partial,
+                _ => {}
+            }
+        }
+        Event::Started { .. }
+        | Event::Failed { .. }
+        | Event::Answered { .. }
+        | Event::Gone { .. } => {}
+    }
+}
+
+fn set_status(action: &mut Action, status: WaitStatus) {
     match status {
         WaitStatus::Exited(code) => action.exit_code = Some(code),
         WaitStatus::Signaled(signal) => action.signal = Some(reason::signal_name(signal)),

@@ -1,10 +1,9 @@
 //! A record that a former daemon left open.
 
 use upcall_config::facts::Reason;
-use upcall_config::text::escape;
 use upcall_helpers::wire::{Event, Report};
 
-use crate::broker::follow::{set_status, stored_wrong};
+use crate::broker::follow::{note_end, stored_wrong};
 use crate::broker::perform::fail;
 use crate::broker::reason;
 use crate::launch::Slot;
@@ -56,40 +55,26 @@ pub(in crate::broker) fn close_former(mut record: Record, reports: &[Report]) ->
 /// The end of a launch as the action that it was; `None` for what is no end.
 fn ended_as(report: &Report) -> Option<Action> {
     let slot = Slot::from_number(report.slot)?;
-    let mut action = Action::new(slot.as_str());
     let wrong = match &report.event {
         Event::Ended {
-            status,
-            timed_out,
-            fed,
-            output,
-        } => {
-            set_status(&mut action, *status);
-            action.fed_bytes = Some(*fed);
-            action.output = Some(escape(output)).filter(|text| !text.is_empty());
-            reason::ended(*status, *timed_out, "it")
-        }
+            status, timed_out, ..
+        } => reason::ended(*status, *timed_out, "it"),
         Event::Stored {
-            size,
             stored,
             truncated,
             errno,
-        } => {
-            (action.size_bytes, action.stored_bytes) = (Some(*size), Some(*stored));
-            action.truncated = Some(*truncated);
-            stored_wrong(*stored, *truncated, *errno)
-        }
+            ..
+        } => stored_wrong(*stored, *truncated, *errno),
         Event::Started { .. }
         | Event::Failed { .. }
         | Event::Answered { .. }
         | Event::Gone { .. } => return None,
     };
+    let mut action = Action::new(slot.as_str());
     action.outcome = Outcome::Done;
     if let Some(wrong) = wrong {
         fail(&mut action, &wrong);
     }
-    if action.stored_bytes.is_some_and(|bytes| bytes > 0) && action.outcome == Outcome::Failed {
-        action.outcome = Outcome::Partial;
-    }
+    note_end(&mut action, &report.event);
     Some(action)
 }
